@@ -1,0 +1,71 @@
+"""The words that the rooms share: what a denoiser is told (``Conditioning``) and what a loader hands over (``Batch``).
+
+Letters used throughout: N batch, C latent channels, H W height and width (of latents unless said otherwise),
+L caption tokens, D width of a token.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Conditioning(NamedTuple):
+    """What the denoiser is told about each of N images; ``None`` for what the model does not take."""
+
+    tokens: Tensor | None = None  # (N, L, D) text states
+    mask: Tensor | None = None  # (N, L) bool, True = real token
+    size: Tensor | None = None  # (N, 2) height and width in pixels of the original image, float32
+    aspect_ratio: Tensor | None = None  # (N, 1) height / width, float32
+    label: Tensor | None = None  # (N,) int64; the row after the last class is the null label
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Conditioning":
+        """The same words on ``device``."""
+        return Conditioning(*(None if x is None else x.to(device, non_blocking=non_blocking) for x in self))
+
+
+def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
+    """Two batches of conditioning as one of N1 + N2 rows; the shorter captions are padded with masked tokens."""
+    longest = max(c.tokens.shape[1] for c in (first, second) if c.tokens is not None) if first.tokens is not None else 0
+
+    def padded(x: Tensor, name: str) -> Tensor:
+        if name not in ("tokens", "mask"):
+            return x
+        missing = longest - x.shape[1]
+        return F.pad(x, (0, 0, 0, missing) if name == "tokens" else (0, missing))
+
+    joined: dict[str, Tensor | None] = {}
+    for name, a, b in zip(Conditioning._fields, first, second, strict=True):
+        if (a is None) != (b is None):
+            raise ValueError(f"cannot join conditionings: only one of the two holds '{name}'")
+        joined[name] = None if a is None or b is None else torch.cat([padded(a, name), padded(b, name)])
+    return Conditioning(**joined)
+
+
+class Batch(NamedTuple):
+    """One micro-batch of one bucket: everything random about it was drawn by the loader (see ``pixart.data``)."""
+
+    noise: Tensor  # (N, C, H, W) float32, the target of the diffusion
+    u: Tensor  # (N,) float64 in [0, 1), made into a timestep by the objective
+    keys: tuple[str, ...]  # N names of samples
+    images: Tensor | None = None  # (N, 3, height, width) float32 in [-1, 1]; or
+    moments: Tensor | None = None  # (N, 2C, H, W) float32 mean and std of the autoencoder's posterior, stored
+    posterior_noise: Tensor | None = None  # (N, C, H, W) float32, None for a deterministic autoencoder
+    token_ids: Tensor | None = None  # (N, L) int64, padded with 0; or
+    states: Tensor | None = None  # (N, L, D) text states, stored
+    mask: Tensor | None = None  # (N, L) bool, True = real token
+    label: Tensor | None = None  # (N,) int64
+    size: Tensor | None = None  # (N, 2) float32
+    aspect_ratio: Tensor | None = None  # (N, 1) float32
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on ``device``; keys stay where they are."""
+        return Batch(*(x.to(device, non_blocking=non_blocking) if isinstance(x, Tensor) else x for x in self))
+
+
+class Denoiser(Protocol):
+    """The signature in which models and diffusion meet."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """``x_t`` (N, C, H, W), ``t`` (N,) -> (N, C or 2C, H, W)."""
