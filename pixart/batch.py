@@ -4,7 +4,7 @@ Letters used throughout: N batch, C latent channels, H W height and width (of la
 L caption tokens, D width of a token.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -61,7 +61,10 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on ``device``; keys stay where they are."""
-        return Batch(*(x.to(device, non_blocking=non_blocking) if isinstance(x, Tensor) else x for x in self))
+        moved: dict[str, Any] = {
+            name: x.to(device, non_blocking=non_blocking) for name, x in self._asdict().items() if isinstance(x, Tensor)
+        }
+        return self._replace(**moved)
 
 
 class Denoiser(Protocol):
