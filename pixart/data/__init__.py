@@ -1,0 +1,1 @@
+"""Where training examples come from: sources, buckets, the plan and the data set."""

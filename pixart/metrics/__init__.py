@@ -1,0 +1,1 @@
+"""Numbers about images: what a model drew, against what it was asked for."""
