@@ -1,0 +1,39 @@
+"""Laws of the tokenizer that loader workers carry."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from pixart.encoders.tokenizer import CACHED_CAPTIONS, Tokenizer
+
+
+def test_a_pickle_is_small_and_tokenises_alike(random_t5: Path) -> None:
+    tokenizer = Tokenizer(random_t5, max_tokens=8, cleaning="basic")
+    ids = tokenizer.tokenize(["A red circle", "a Blue square left of a red circle"])
+    pickled = pickle.dumps(tokenizer)
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled).tokenize(["A red circle", "a Blue square left of a red circle"]) == ids
+
+
+def test_a_repeated_caption_is_tokenised_once_and_its_ids_are_the_callers_own(random_t5: Path) -> None:
+    tokenizer = Tokenizer(random_t5, max_tokens=8, cleaning="basic")
+    first = tokenizer.tokenize(["a red circle"])
+    expected = list(first[0])
+    first[0].append(99)
+    assert tokenizer.tokenize(["a red circle"] * 3) == [expected] * 3
+    info = tokenizer._cached.cache_info()
+    assert (info.misses, info.hits, info.maxsize) == (1, 3, CACHED_CAPTIONS)
+
+
+def test_cleaning_happens_before_tokenisation(random_t5: Path) -> None:
+    plain, official = (Tokenizer(random_t5, max_tokens=20, cleaning=c) for c in ("none", "official"))
+    assert official.tokenize(["A (red) circle"]) == plain.tokenize(["a red circle"])
+    assert 2 in plain.tokenize(["A (red) circle"])[0]
+
+
+def test_impossible_settings_are_one_sentence_each(random_t5: Path) -> None:
+    with pytest.raises(ValueError, match=r"^text_encoder\.max_tokens: 0 leaves no room"):
+        Tokenizer(random_t5, max_tokens=0, cleaning="basic")
+    with pytest.raises(ValueError, match=r"^text_encoder\.cleaning: 'twice' is unknown"):
+        Tokenizer(random_t5, max_tokens=8, cleaning="twice")  # type: ignore[arg-type]
