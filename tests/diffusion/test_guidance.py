@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import Tensor
+
+from pixart.batch import Conditioning
+from pixart.diffusion.guidance import guided
+
+X, T = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([7, 8, 9])
+COND = Conditioning(tokens=torch.ones(3, 5, 6), mask=torch.ones(3, 5, dtype=torch.bool), label=torch.tensor([0, 1, 2]))
+NULL = Conditioning(tokens=torch.zeros(3, 1, 6), mask=torch.ones(3, 1, dtype=torch.bool), label=torch.full((3,), 10))
+
+
+class Recorder:
+    """A denoiser that knows its label, gives a variance half, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Tensor, Tensor, Conditioning]] = []
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        self.calls.append((x_t, t, cond))
+        assert cond.label is not None
+        eps = x_t.sin() * (1 + cond.label).view(-1, 1, 1, 1)
+        return torch.cat([eps, torch.full_like(eps, 99.0)], dim=1)
+
+
+def test_a_scale_of_1_runs_the_model_once_on_n_rows_and_needs_no_null() -> None:
+    model = Recorder()
+    out = guided(model, guidance_scale=1.0, channels="all")(X, T, COND, None)
+    assert [len(x) for x, _, _ in model.calls] == [3]
+    assert torch.equal(out, X.sin() * torch.tensor([1, 2, 3]).view(-1, 1, 1, 1))
+
+
+def test_another_scale_runs_one_batch_of_2n_rows_cond_before_null() -> None:
+    model = Recorder()
+    guided(model, guidance_scale=4.5, channels="all")(X, T, COND, NULL)
+    ((x, t, cond),) = model.calls
+    assert torch.equal(x, torch.cat([X, X]))
+    assert t.tolist() == [7, 8, 9, 7, 8, 9]
+    assert cond.label is not None
+    assert cond.label.tolist() == [0, 1, 2, 10, 10, 10]
+    assert cond.mask is not None
+    assert cond.mask.sum(1).tolist() == [5, 5, 5, 1, 1, 1]
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0, 4.5])
+def test_guidance_is_null_plus_scale_times_the_difference_to_the_bit_on_all_4_channels(scale: float) -> None:
+    given, nothing = X.sin() * torch.tensor([1, 2, 3]).view(-1, 1, 1, 1), X.sin() * 11
+    out = guided(Recorder(), guidance_scale=scale, channels="all")(X, T, COND, NULL)
+    assert torch.equal(out, nothing + scale * (given - nothing))
+
+
+def test_three_channel_guidance_leaves_the_4th_to_the_conditioning() -> None:
+    given, nothing = X.sin() * torch.tensor([1, 2, 3]).view(-1, 1, 1, 1), X.sin() * 11
+    out = guided(Recorder(), guidance_scale=4.5, channels="three")(X, T, COND, NULL)
+    assert torch.equal(out[:, :3], (nothing + 4.5 * (given - nothing))[:, :3])
+    assert torch.equal(out[:, 3], given[:, 3])
+
+
+def test_guidance_without_null_and_2_channel_guidance_are_refused_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"guidance_scale=4\.5 needs a null conditioning"):
+        guided(Recorder(), guidance_scale=4.5, channels="all")(X, T, COND, None)
+    with pytest.raises(ValueError, match="guidance_channels: 'two' is not one of all, three"):
+        guided(Recorder(), guidance_scale=4.5, channels="two")
