@@ -1,0 +1,208 @@
+"""PixArt-alpha's diffusion transformer (arXiv 2310.00426, section 2.3), one class for every stage and variant.
+
+Letters: N batch, C latent channels, H W latent size, P patch side, h w tokens per column and row, T = h * w,
+L caption tokens, D width. Parameter names are those of the released weights.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pixart.batch import Conditioning
+from pixart.models.attention import BACKENDS, choose
+from pixart.models.blocks import FinalLayer, PixArtBlock, own_modulation
+from pixart.models.embeddings import ConditionEmbedder, NumberEmbedder, Positions
+from pixart.models.initialise import initialise
+from pixart.models.precision import as_given
+from pixart.models.weights import NULL_CAPTION, read_file, read_json
+
+__all__ = ["PixArt"]
+
+
+class PixArt(nn.Module):
+    """A denoiser ``model(x_t, t, cond)`` of latents.
+
+    Args:
+        input_size: latent cells per side of the square that positions are made for; other sizes are accepted.
+        patch_size: P, latent cells per side of a token.
+        in_channels: C of ``x_t``.
+        out_channels: channels of the output, 2C with a learned variance.
+        dim: D; divisible by 4 and by ``num_heads``.
+        depth: number of blocks.
+        num_heads: heads of every attention.
+        mlp_ratio: hidden width of the blocks' MLPs over D.
+        text_dim: width of the caption's tokens; None builds no cross-attention.
+        num_classes: number of classes beside the null label; None builds no label table.
+        size_conditioning: whether to tell the model ``cond.size`` and ``cond.aspect_ratio``.
+        adaln: "single" shares one modulation among the blocks, "per_block" gives each its own as DiT does.
+        interpolation_scale: by how much positions are squeezed (2 at 1024 px, else 1).
+        attention: "sdpa" or "xformers".
+        fp32_attention: compute self-attention in float32 also under autocast.
+        checkpoint_blocks: in training, forget the blocks' activations and compute them again.
+
+    The weights are drawn from torch's seed (``torch.manual_seed``), the same for every model of that seed; a model
+    made on the meta device has none.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: int,
+        patch_size: int,
+        in_channels: int,
+        out_channels: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        text_dim: int | None,
+        num_classes: int | None,
+        size_conditioning: bool,
+        adaln: Literal["single", "per_block"],
+        interpolation_scale: float,
+        attention: str,
+        fp32_attention: bool,
+        checkpoint_blocks: bool,
+    ) -> None:
+        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__()
+        _check(config)
+        self.config: dict[str, Any] = config
+        self.patch_size, self.out_channels = patch_size, out_channels
+        self.attention, self.checkpoint_blocks = attention, checkpoint_blocks
+        shared = adaln == "single"
+        device = torch.get_default_device()
+        with torch.device("meta"):  # no memory and no random numbers until the one initialisation below
+            self.x_embedder = PatchEmbed(None, patch_size, in_channels, dim)
+            self.positions = Positions(
+                dim=dim, base_size=input_size // patch_size, interpolation_scale=interpolation_scale
+            )
+            self.t_embedder = NumberEmbedder(dim)
+            self.csize_embedder = NumberEmbedder(dim // 3) if size_conditioning else None
+            self.ar_embedder = NumberEmbedder(dim - 2 * (dim // 3)) if size_conditioning else None
+            self.t_block = own_modulation(dim, 6) if shared else None
+            self.y_embedder = ConditionEmbedder(dim=dim, text_dim=text_dim, num_classes=num_classes)
+            self.blocks = nn.ModuleList(
+                PixArtBlock(
+                    dim,
+                    num_heads,
+                    mlp_ratio=mlp_ratio,
+                    text=text_dim is not None,
+                    shared_modulation=shared,
+                    attention=attention,
+                    fp32_attention=fp32_attention,
+                )
+                for _ in range(depth)
+            )
+            self.final_layer = FinalLayer(dim, patch_size**2 * out_channels, shared_modulation=shared)
+        self.to_empty(device=device)
+        initialise(self, torch.initial_seed())
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """``x_t`` (N, C, H, W), ``t`` (N,) integer or fractional -> (N, out_channels, H, W) float32.
+
+        Raises ``ValueError`` where H or W is no multiple of P, or ``cond`` lacks what the model needs.
+        """
+        if x_t.shape[2] % self.patch_size or x_t.shape[3] % self.patch_size:
+            raise ValueError(
+                f"latents of {x_t.shape[2]} x {x_t.shape[3]} do not divide into patches of {self.patch_size}"
+            )
+        h, w = x_t.shape[2] // self.patch_size, x_t.shape[3] // self.patch_size
+        dtype = self.x_embedder.proj.weight.dtype  # the residual stream has the weights' precision, autocast or not
+        x = self.x_embedder(x_t.to(dtype)).to(dtype) + self.positions(h, w, x_t.device).to(dtype)  # (N, T, D)
+        t = self.embed_time(t, cond)  # (N, D)
+        y, padding = self.embed_text(cond, h * w)  # (N, L, D)
+        modulation = self.shared_modulation(t)  # (N, 6, D) or (N, D)
+        for block in self.blocks:
+            if self.checkpoint_blocks and self.training:
+                x = checkpoint(block, x, modulation, y, padding, use_reentrant=False)
+            else:
+                x = block(x, modulation, y, padding)  # (N, T, D)
+        x = self.final_layer(x, t)  # (N, T, P * P * out)
+        return self.unpatchify(x, h, w).float()  # (N, out, H, W)
+
+    def embed_time(self, t: Tensor, cond: Conditioning) -> Tensor:
+        """Timesteps (N,), and with them the label and the size of the image, as one vector (N, D)."""
+        with as_given(t.device):
+            vector = self.t_embedder(t)  # (N, D)
+            if self.y_embedder.embedding_table is not None and cond.label is not None:
+                vector = vector + self.y_embedder.embedding_table(cond.label)
+            if self.csize_embedder is not None and self.ar_embedder is not None:
+                if cond.size is None or cond.aspect_ratio is None:
+                    raise ValueError(
+                        "this model is conditioned on size: give cond.size (N, 2) and cond.aspect_ratio (N, 1)"
+                    )
+                size = [self.csize_embedder(cond.size), self.ar_embedder(cond.aspect_ratio)]
+                vector = vector + torch.cat(size, dim=1)
+        return vector
+
+    def embed_text(self, cond: Conditioning, queries: int) -> tuple[Tensor | None, Any]:
+        """Caption tokens (N, L, D), and their padding as the attention backend wants it for T = ``queries``."""
+        if self.y_embedder.y_proj is None:
+            return None, None
+        if cond.tokens is None:
+            raise ValueError(
+                "this model is conditioned on text: give cond.tokens (N, L, text_dim) and cond.mask (N, L)"
+            )
+        dtype = self.x_embedder.proj.weight.dtype
+        if cond.mask is None:
+            return self.y_embedder.y_proj(cond.tokens.to(dtype)), None
+        tokens = cond.tokens.to(dtype).masked_fill(~cond.mask[..., None], 0.0)  # whatever lies there, NaN too
+        return self.y_embedder.y_proj(tokens), choose(self.attention, tokens.device).prepare(cond.mask, queries)
+
+    def shared_modulation(self, t: Tensor) -> Tensor:
+        """The time vector (N, D) as the blocks take it: adaLN-single's one modulation (N, 6, D), or unchanged."""
+        if self.t_block is None:
+            return t
+        with as_given(t.device):
+            return self.t_block(t).unflatten(1, (6, -1))
+
+    def unpatchify(self, x: Tensor, h: int, w: int) -> Tensor:
+        """Tokens (N, h * w, P * P * out), a token being (row, column, channel) -> (N, out, h * P, w * P)."""
+        x = x.reshape(-1, h, w, self.patch_size, self.patch_size, self.out_channels)
+        x = x.permute(0, 5, 1, 3, 2, 4)  # (N, out, h, P, w, P)
+        return x.reshape(-1, self.out_channels, h * self.patch_size, w * self.patch_size)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Self:
+        """The model of a snapshot file, on the CPU, in evaluation mode.
+
+        Raises ``ValueError`` where the file is missing, damaged, not a snapshot, or holds other tensors than its model.
+        """
+        tensors, metadata = read_file(path)
+        tensors.pop(NULL_CAPTION, None)
+        with torch.device("meta"):
+            try:
+                model = cls(**read_json(path, metadata, "model"))
+            except TypeError as error:
+                raise ValueError(f"{path}: made by another version, its model cannot be built ({error})") from error
+        check_tensors(path, tensors, model)
+        model.load_state_dict(tensors, assign=True)
+        return model.eval()
+
+
+def check_tensors(path: str | Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """``ValueError`` naming the first tensor that the model lacks, wants, or wants in another shape."""
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(f"{path}: tensor '{name}' is {'missing' if name in wanted else 'unknown to the model'}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(f"{path}: tensor '{name}' is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
+
+
+def _check(config: dict[str, Any]) -> None:
+    """``ValueError`` for numbers that no transformer can be built of."""
+    dim, num_heads, patch_size = config["dim"], config["num_heads"], config["patch_size"]
+    if dim % num_heads or dim % 4:
+        raise ValueError(f"dim={dim} must be divisible by 4 and by num_heads={num_heads}")
+    if config["input_size"] % patch_size:
+        raise ValueError(f"input_size={config['input_size']} must be divisible by patch_size={patch_size}")
+    if config["adaln"] not in ("single", "per_block"):
+        raise ValueError(f"adaln={config['adaln']} must be single or per_block")
+    if config["attention"] not in BACKENDS:
+        raise ValueError(f"attention={config['attention']} must be one of {', '.join(BACKENDS)}")
