@@ -1,0 +1,199 @@
+"""Examples: what a global batch of the plan holds, drawn position by position, cut into micro-batches."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pixart.batch import Batch
+from pixart.data.buckets import Bucket
+from pixart.data.plan import PlannedBatch
+from pixart.data.randomness import Use, generator, uniforms
+from pixart.data.source import Sample, Source
+from pixart.data.transforms import fit, normalised
+
+Tokenize = Callable[[Sequence[str]], list[list[int]]]
+
+
+class Batches(Protocol):
+    """What numbers global batches: ``Plan`` for training, ``Once`` for validation."""
+
+    buckets: tuple[Bucket, ...]
+
+    def batch(self, k: int) -> PlannedBatch:
+        """The rows of global batch ``k``."""
+
+    def global_batch(self, k: int) -> int:
+        """How many they are."""
+
+
+class Cut(NamedTuple):
+    """Positions ``start`` .. ``stop`` - 1 of global batch ``k``: one micro-batch."""
+
+    k: int
+    start: int
+    stop: int
+
+
+def cuts(global_batch: int, *, micro_batch: int, world_size: int, rank: int, k: int) -> list[Cut]:
+    """The micro-batches of ``rank``: equally many on every rank, at most ``micro_batch`` positions each, none empty.
+
+    The global batch is cut into the fewest pieces, a multiple of ``world_size``, that are small enough; their sizes
+    differ by at most one. Rank r takes the r-th run of them, so all ranks together take every position once.
+    Raises ``ValueError`` where there are fewer positions than pieces.
+    """
+    per_rank = -(-global_batch // (micro_batch * world_size))
+    pieces = per_rank * world_size
+    if pieces > global_batch:
+        raise ValueError(
+            f"global_batch={global_batch} cannot be shared by {world_size} processes in equally many micro-batches of "
+            f"1 to {micro_batch}: make it a multiple of the number of processes, or raise micro_batch"
+        )
+    mine = range(rank * per_rank, (rank + 1) * per_rank)
+    return [Cut(k, i * global_batch // pieces, (i + 1) * global_batch // pieces) for i in mine]
+
+
+class Examples(Dataset[Batch]):
+    """The data set: ``examples[cut]`` is the micro-batch of a cut.
+
+    Everything random about the example at position p of global batch k is a pure function of (seed, k, p): it does
+    not depend on the cut, the rank, the worker, or what was read before.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Batches,
+        *,
+        seed: int,
+        latent_channels: int,
+        latent_stride: int,
+        posterior_noise: bool,
+        tokenize: Tokenize | None,
+        max_tokens: int,
+        caption_choice: Literal["first", "random"],
+        caption_drop: float,
+        null_label: int | None,
+        label_drop: float,
+        size_conditioning: bool,
+        aspect_ratio: Literal["exact", "bucket"],
+        flip: bool,
+        stratified: bool,
+    ):
+        """Examples of ``source`` in the order of ``plan``.
+
+        ``latent_channels`` and ``latent_stride`` (pixels) shape the noise; ``posterior_noise`` draws the
+        autoencoder's as well. ``tokenize`` None means no text; token ids are padded to ``max_tokens``, a fixed length,
+        so that a micro-batch never depends on its neighbours. A dropped caption becomes the empty one. ``null_label``
+        None means no labels. ``aspect_ratio`` is height / width of the bucket, or its two-decimal key as in the
+        official code. Raises ``ValueError`` for a bucket whose sides are not multiples of ``latent_stride``.
+        """
+        for bucket in plan.buckets:
+            if bucket.height % latent_stride or bucket.width % latent_stride:
+                raise ValueError(f"bucket {bucket.height}x{bucket.width} is not a multiple of {latent_stride} pixels")
+        self._source = source
+        self.plan = plan
+        self._seed = seed
+        self._channels, self._stride = latent_channels, latent_stride
+        self._posterior_noise = posterior_noise
+        self._tokenize, self._max_tokens = tokenize, max_tokens
+        self._caption_choice, self._caption_drop = caption_choice, caption_drop
+        self._null_label, self._label_drop = null_label, label_drop
+        self._size_conditioning, self._aspect_ratio = size_conditioning, aspect_ratio
+        self._flip = flip
+        self._stratified = stratified
+
+    def __getitem__(self, cut: Cut) -> Batch:
+        """The micro-batch of N = stop - start examples, all of one bucket."""
+        planned = self.plan.batch(cut.k)
+        rows = planned.rows[cut.start : cut.stop]
+        positions = range(cut.start, cut.stop)
+        samples = [self._source.read(int(row)) for row in rows]
+        u = uniforms(self._seed, cut.k, len(planned.rows), self._stratified)[cut.start : cut.stop]
+        token_ids, mask = self._text(samples, cut)
+        size, aspect_ratio = self._sizes(rows, planned.bucket)
+        return Batch(
+            noise=self._normal(cut, planned.bucket, "noise"),
+            u=torch.from_numpy(u.copy()),
+            keys=tuple(sample.key for sample in samples),
+            images=torch.stack(
+                [self._image(s, cut.k, p, planned.bucket) for s, p in zip(samples, positions, strict=True)]
+            ),
+            posterior_noise=self._normal(cut, planned.bucket, "posterior") if self._posterior_noise else None,
+            token_ids=token_ids,
+            mask=mask,
+            label=self._labels(samples, cut),
+            size=size,
+            aspect_ratio=aspect_ratio,
+        )
+
+    def _image(self, sample: Sample, k: int, position: int, bucket: Bucket) -> Tensor:
+        """(3, height, width) float32 in [-1, 1]."""
+        pixels = fit(sample.image, bucket)
+        if self._flip and generator(self._seed, k, position, "flip").random() < 0.5:
+            pixels = pixels.flip(-1)
+        return normalised(pixels)
+
+    def _normal(self, cut: Cut, bucket: Bucket, use: Use) -> Tensor:
+        """Standard normal numbers (N, C, H, W) float32."""
+        shape = (self._channels, bucket.height // self._stride, bucket.width // self._stride)
+        drawn = [
+            generator(self._seed, cut.k, p, use).standard_normal(shape, dtype=np.float32)
+            for p in range(cut.start, cut.stop)
+        ]
+        return torch.from_numpy(np.stack(drawn))
+
+    def _dropped(self, k: int, position: int, share: float) -> bool:
+        return share > 0 and generator(self._seed, k, position, "drop").random() < share
+
+    def _text(self, samples: list[Sample], cut: Cut) -> tuple[Tensor | None, Tensor | None]:
+        """Token ids (N, L) int64 padded with 0, and their mask (N, L)."""
+        if self._tokenize is None:
+            return None, None
+        captions = [self._caption(s, cut.k, p) for p, s in enumerate(samples, start=cut.start)]
+        ids = np.zeros((len(samples), self._max_tokens), dtype=np.int64)
+        mask = np.zeros(ids.shape, dtype=bool)
+        for i, tokens in enumerate(self._tokenize(captions)):
+            if len(tokens) > self._max_tokens:
+                raise ValueError(f"{samples[i].key}: {len(tokens)} tokens where max_tokens is {self._max_tokens}")
+            ids[i, : len(tokens)] = tokens
+            mask[i, : len(tokens)] = True
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def _caption(self, sample: Sample, k: int, position: int) -> str:
+        if not sample.captions:
+            raise ValueError(f"{sample.key} has no caption: this data set is for training on labels (stage 1)")
+        if self._dropped(k, position, self._caption_drop):
+            return ""
+        if self._caption_choice == "first" or len(sample.captions) == 1:
+            return sample.captions[0]
+        return sample.captions[int(generator(self._seed, k, position, "caption").integers(len(sample.captions)))]
+
+    def _labels(self, samples: list[Sample], cut: Cut) -> Tensor | None:
+        """Class indices (N,) int64, the null label where one was dropped."""
+        if self._null_label is None:
+            return None
+        return torch.tensor(
+            [self._label(s, cut.k, p, self._null_label) for p, s in enumerate(samples, start=cut.start)]
+        )
+
+    def _label(self, sample: Sample, k: int, position: int, null_label: int) -> int:
+        if sample.label is None:
+            raise ValueError(f"{sample.key} has no label: this data set is for training on captions (stages 2 and 3)")
+        if not 0 <= sample.label < null_label:
+            raise ValueError(
+                f"{sample.key} has label {sample.label}, not one of the {null_label} classes (num_classes)"
+            )
+        return null_label if self._dropped(k, position, self._label_drop) else sample.label
+
+    def _sizes(self, rows: NDArray[np.int64], bucket: Bucket) -> tuple[Tensor | None, Tensor | None]:
+        """Original height and width in pixels (N, 2), and the bucket's aspect ratio (N, 1), float32."""
+        if not self._size_conditioning:
+            return None, None
+        size = np.stack([self._source.heights[rows], self._source.widths[rows]], axis=1).astype(np.float32)
+        ratio = bucket.ratio if self._aspect_ratio == "exact" else bucket.key
+        return torch.from_numpy(size), torch.full((len(rows), 1), ratio, dtype=torch.float32)

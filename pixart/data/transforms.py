@@ -1,0 +1,74 @@
+"""From bytes to pixels, and from pixels to the size of a bucket."""
+
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from pixart.data.buckets import Bucket
+
+# What Pillow raises on bytes that are not, or not wholly, an image.
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+_ORIENTATION = 0x0112  # EXIF
+_QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
+
+
+def measure(image: Image.Image) -> tuple[int, int]:
+    """Height and width in pixels as ``decode`` will give them: with the EXIF orientation applied, nothing decoded."""
+    width, height = image.size
+    return (width, height) if image.getexif().get(_ORIENTATION) in _QUARTER_TURNS else (height, width)
+
+
+def decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    """The RGB pixels (H, W, 3) of an encoded image, upright, transparency laid on white.
+
+    Raises ``ValueError`` with ``name`` where the bytes are not a whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(rgb(image))
+    except BROKEN_IMAGE as error:
+        raise ValueError(f"{name}: the image cannot be decoded ({error})") from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The image upright, in RGB, on white where it is transparent; decodes it."""
+    upright = ImageOps.exif_transpose(image)
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    upright = upright.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+
+
+def fit(image: NDArray[np.uint8], bucket: Bucket) -> Tensor:
+    """Resize ``image`` (H, W, 3) so that it covers ``bucket``, and crop its centre: (3, height, width) uint8.
+
+    Bicubic and antialiased, the aspect ratio kept. An image that has the size already is passed through untouched.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+    height, width = pixels.shape[1:]
+    if (height, width) == bucket:
+        return pixels
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    cover = _cover(height, width, bucket)
+    if cover != (height, width):
+        pixels = F.resize(pixels, list(cover), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return F.center_crop(pixels, list(bucket))
+
+
+def _cover(height: int, width: int, bucket: Bucket) -> tuple[int, int]:
+    """The smallest size of the image's aspect ratio that covers the bucket, rounded to pixels."""
+    if bucket.height * width >= bucket.width * height:  # too wide for the bucket: the height decides
+        return bucket.height, max(bucket.width, round(width * bucket.height / height))
+    return max(bucket.height, round(height * bucket.width / width)), bucket.width
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return pixels.to(torch.float32).mul_(2 / 255).sub_(1).clamp_(-1, 1)
