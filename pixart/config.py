@@ -1,0 +1,319 @@
+"""The shape of a run: every type, range and rule between fields; every value lives in ``configs/``."""
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Size = tuple[Positive, Positive]  # height, width in pixels
+Precision = Literal["fp32", "bf16", "fp16"]
+
+# A resume may change these: none of them changes what a step computes.
+FREE_ON_RESUME = frozenset({
+    "steps", "micro_batch", "run_dir", "resume", "init_from", "log_every", "validate_every", "sample_every",
+    "snapshot_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite", "tracker", "data.workers", "sampling",
+})  # fmt: skip
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(Section):
+    dim: Positive
+    depth: Positive
+    num_heads: Positive
+    patch_size: Positive
+    mlp_ratio: Annotated[float, Field(gt=0)]
+    adaln: Literal["single", "per_block"]
+    size_conditioning: bool
+    interpolation_scale: Annotated[float, Field(gt=0)]
+    attention: Literal["sdpa", "xformers"]
+    fp32_attention: bool
+    checkpoint_blocks: bool
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.dim % 4:
+            raise ValueError(f"dim {self.dim} is not a multiple of 4, which the 2-D positions need")
+        if self.size_conditioning and self.dim % 3:
+            raise ValueError(
+                f"size_conditioning needs a dim that 3 divides (height, width, aspect ratio), not {self.dim}"
+            )
+        return self
+
+
+class GaussianObjective(Section):
+    kind: Literal["gaussian"]
+    num_timesteps: Positive
+    schedule: Literal["linear", "cosine"]
+    prediction: Literal["eps", "velocity", "x0"]
+    learned_variance: bool
+    weighting: Literal["none", "min_snr", "soft_min_snr"]
+    weighting_gamma: Annotated[float, Field(gt=0)]
+    time_sampling: Literal["uniform", "logit_normal"]
+
+
+class FlowObjective(Section):
+    kind: Literal["flow"]
+    shift: Annotated[float, Field(gt=0)]
+    time_sampling: Literal["uniform", "logit_normal"]
+
+
+class DataSection(Section):
+    num_classes: Positive | None
+    label_drop: Share
+    caption_drop: Share
+    buckets: Literal["square", "aspect_ratio"] | tuple[Size, ...]
+    bucket_distance: Literal["linear", "log"]
+    small_buckets: Literal["merge", "repeat", "refuse"]
+    aspect_ratio: Literal["exact", "bucket"]
+    flip: bool
+    stratified: bool
+    validation_samples: Cadence
+    workers: Cadence
+
+
+class ShardsData(DataSection):
+    kind: Literal["shards"]
+    root: str | None
+
+
+class ShapesData(DataSection):
+    kind: Literal["shapes"]
+    view: Literal["labelled", "captioned", "aesthetic"]
+    density: Literal["dense", "sparse"]
+    num_samples: Positive
+    seed: int
+
+
+class TextEncoder(Section):
+    source: str
+    dim: Positive
+    max_tokens: Positive
+    cleaning: Literal["official", "basic", "none"]
+    dtype: Precision
+
+
+class Autoencoder(Section):
+    source: str
+    channels: Positive
+    stride: Positive
+    dtype: Precision
+
+
+class Optimizer(Section):
+    name: Literal["adamw"]
+    lr: Rate
+    lr_scaling: Literal["none", "sqrt"]
+    betas: tuple[Share, Share]
+    eps: Annotated[float, Field(gt=0)]
+    weight_decay: Rate
+    decay: Literal["matrices", "every_tensor"]
+    warmup_steps: Cadence
+    clip_norm: Annotated[float, Field(gt=0)]
+
+
+class Ema(Section):
+    decay: Annotated[float, Field(ge=0, lt=1)]
+    warmup: bool
+
+
+class Sampling(Section):
+    scheduler: Literal["dpm_solver", "ddim", "ddpm", "euler"]
+    num_inference_steps: Positive
+    guidance_scale: Rate
+    guidance_channels: Literal["all", "three"]
+    seed: int
+    labels: tuple[Cadence, ...]
+    prompts: tuple[str, ...]
+
+
+class Tracker(Section):
+    name: Literal["none", "wandb", "tensorboard"]
+    project: str
+
+
+class Config(Section):
+    """A whole run. ``stage`` and ``scale`` are labels for people: no code asks for them."""
+
+    stage: int
+    scale: str
+    steps: Positive
+    global_batch: Positive
+    micro_batch: Positive
+    resolution: Positive
+    seed: Annotated[int, Field(ge=0)]
+    run_dir: str | None
+    resume: bool
+    init_from: str | None
+    precision: Precision
+    tf32: bool
+    deterministic: bool
+    log_every: Positive
+    validate_every: Cadence
+    sample_every: Cadence
+    snapshot_every: Cadence
+    checkpoint_every: Cadence
+    keep_checkpoints: Positive
+    on_nonfinite: Literal["stop", "skip"]
+    model: Model
+    objective: Annotated[GaussianObjective | FlowObjective, Discriminator("kind")]
+    data: Annotated[ShardsData | ShapesData, Discriminator("kind")]
+    text_encoder: TextEncoder | None
+    autoencoder: Autoencoder
+    optimizer: Optimizer
+    ema: Ema
+    sampling: Sampling
+    tracker: Tracker
+
+    @model_validator(mode="after")
+    def _rules_between_sections(self) -> Self:
+        cell = self.autoencoder.stride * self.model.patch_size
+        sizes = self.data.buckets if isinstance(self.data.buckets, tuple) else ((self.resolution, self.resolution),)
+        for height, width in sizes:
+            if height % cell or width % cell:
+                raise ValueError(
+                    f"resolution {height} x {width} is not a multiple of {cell} "
+                    f"(autoencoder.stride {self.autoencoder.stride} x model.patch_size {self.model.patch_size})"
+                )
+        if self.data.buckets == "aspect_ratio" and self.resolution not in (256, 512, 1024):
+            raise ValueError(
+                f"data.buckets=aspect_ratio has tables for resolution 256, 512 and 1024, not {self.resolution}: "
+                "list the buckets, as data.buckets=[[48,48],[40,56]]"
+            )
+        if (self.text_encoder is None) == (self.data.num_classes is None):
+            raise ValueError(
+                "a model takes captions or labels: set text_encoder=none with data.num_classes (stage 1), "
+                "or a text encoder and data.num_classes=null (stages 2 and 3)"
+            )
+        if self.data.kind == "shards" and self.data.root is None:
+            raise ValueError(
+                "data.root is not set: give the folder that tools/prepare.py wrote (data.root=…); "
+                "scale=tiny has its data built in and needs none"
+            )
+        return self
+
+    @property
+    def input_size(self) -> int:
+        """Side of the configured square, in latent cells."""
+        return self.resolution // self.autoencoder.stride
+
+    @property
+    def learned_variance(self) -> bool:
+        return self.objective.kind == "gaussian" and self.objective.learned_variance
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after warm-up; the square-root rule of the official code counts from a batch of 256."""
+        scale = math.sqrt(self.global_batch / 256) if self.optimizer.lr_scaling == "sqrt" else 1.0
+        return self.optimizer.lr * scale
+
+
+class Draw(Section):
+    """How to draw, for the doors that read weights."""
+
+    seed: Annotated[int, Field(ge=0)]
+    scheduler: Literal["dpm_solver", "ddim", "ddpm", "euler"]
+    num_inference_steps: Positive
+    guidance_scale: Rate
+    batch_size: Positive
+    precision: Precision | None
+
+
+class SampleConfig(Draw):
+    """What ``sample.py`` is asked for."""
+
+    weights: str
+    prompts: str | tuple[str, ...] | None
+    labels: tuple[Cadence, ...] | None
+    out: str
+    images_per_prompt: Positive
+    height: Positive | None
+    width: Positive | None
+    aspect_ratio: Annotated[float, Field(gt=0)] | None
+    guidance_channels: Literal["all", "three"]
+    text_encoder: str | None
+    autoencoder: str | None
+    columns: Positive
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.prompts is None) == (self.labels is None):
+            raise ValueError(
+                "give prompts=<file or list> for a model with text, or labels=[…] for a class-conditional one"
+            )
+        if (self.height is None) != (self.width is None):
+            raise ValueError("height and width go together")
+        if self.height is not None and self.aspect_ratio is not None:
+            raise ValueError("give height and width, or aspect_ratio, not both")
+        return self
+
+
+class EvaluateConfig(Draw):
+    """What ``tools/evaluate.py`` is asked for."""
+
+    weights: str | dict[str, str]
+    summary: str | None = Field(alias="json")
+    images: str | None
+    per_task: Positive
+    started: float | None
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse(values: dict[str, Any], section: type[S]) -> S:
+    """Validate the resolved configuration of a door.
+
+    Raises:
+        ValueError: one sentence that names each wrong key by its path.
+    """
+    if section is Config and values.get("stage") is None:
+        raise ValueError("no stage was chosen: add +stage=1, +stage=2 or +stage=3")
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def _sentence(problem: Any) -> str:
+    unions = {"gaussian", "flow", "shards", "shapes"}  # pydantic names the branch it took; the user did not type it
+    path = ".".join(str(part) for part in problem["loc"] if part not in unions)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{path}'"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionary -> {'optimizer.lr': …}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def binding(values: dict[str, Any]) -> dict[str, Any]:
+    """The flattened part of a configuration that a resume may not change."""
+
+    def free(key: str) -> bool:
+        return key in FREE_ON_RESUME or key.split(".")[0] in FREE_ON_RESUME
+
+    return {key: value for key, value in flatten(values).items() if not free(key)}
+
+
+def default_run_dir(config: Config) -> str:
+    """``outputs/<stage>-<scale>-<hash>``: the same command finds the same run again."""
+    decisive = json.dumps(binding(config.model_dump(mode="json")) | {"init_from": config.init_from}, sort_keys=True)
+    return f"outputs/{config.stage}-{config.scale}-{hashlib.sha256(decisive.encode()).hexdigest()[:8]}"

@@ -1,0 +1,76 @@
+"""What every door does: Hydra in, one sentence out. The only file of the package that knows Hydra."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def quote_stage(argument: str) -> str:
+    """``+stage=2`` -> ``stage='2'``.
+
+    Hydra reads a bare 2 as an integer, which it refuses for a group; and the group stands in the defaults list already
+    (so that a scale may change a stage's numbers), where '+' would be refused.
+    """
+    match = re.fullmatch(r"\+?stage=([\w,]+)", argument)
+    return "stage=" + ",".join(f"'{choice}'" for choice in match[1].split(",")) if match else argument
+
+
+def _at(key: Any, table: Any) -> Any:
+    if key not in table:
+        raise ValueError(f"{key} has no entry: choose one of {', '.join(map(str, table))}, or set what depends on it")
+    return table[key]
+
+
+def register_resolvers() -> None:
+    """``${at:key, {table}}``: the entry of a table, for numbers that depend on another key."""
+    OmegaConf.register_new_resolver("at", _at, replace=True)
+
+
+def one_sentence(error: BaseException) -> str:
+    """The message of an error as a single line."""
+    text = " ".join(str(error).split("full_key:")[0].split())
+    return text or type(error).__name__
+
+
+def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+    """A command: compose ``configs/<config_name>.yaml`` with the arguments and hand the resolved values to ``task``.
+
+    A ``ValueError`` or ``OSError`` that names a user's mistake ends the process with its one sentence;
+    HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
+    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    register_resolvers()
+
+    def fail(error: BaseException) -> None:
+        if wants_traceback:
+            raise error
+        rank = os.environ.get("RANK", "0")
+        sys.exit(f"error{'' if rank == '0' else f' on rank {rank}'}: {one_sentence(error)}")
+
+    def run(composed: DictConfig) -> None:
+        try:
+            values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+            assert isinstance(values, dict)
+            task({str(key): value for key, value in values.items()})
+        except (ValueError, OSError, OmegaConfBaseException) as error:
+            fail(error)
+
+    def main() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentence is ours
+        sys.argv[1:] = [quote_stage(argument) for argument in sys.argv[1:]]
+        try:
+            hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)()
+        except (HydraException, OmegaConfBaseException) as error:
+            fail(error)
+
+    return main

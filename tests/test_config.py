@@ -1,0 +1,167 @@
+"""Every configuration that a user can choose composes and validates; every mistake is one sentence."""
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pixart.config import Config, binding, default_run_dir, parse
+from pixart.door import CONFIGS, one_sentence, quote_stage, register_resolvers
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    register_resolvers()
+    with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
+        config = compose("train", overrides=[quote_stage(override) for override in overrides])
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def parsed(*overrides: str) -> Config:
+    return parse(composed(*overrides), Config)
+
+
+@pytest.mark.parametrize(("stage", "scale"), list(itertools.product((1, 2, 3), ("paper", "tiny"))))
+def test_every_stage_composes_and_validates_at_every_scale(stage: int, scale: str) -> None:
+    config = parsed(f"+stage={stage}", f"scale={scale}", *(["data.root=somewhere"] if scale == "paper" else []))
+    assert (config.stage, config.scale) == (stage, scale)
+    assert (config.text_encoder is None) == (stage == 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["+stage=1"], (256, 300_000, 1024, 128, "square", False, 1.0)),
+        (["+stage=2"], (256, 150_000, 11392, 178, "square", False, 1.0)),
+        (["+stage=3"], (1024, 16_000, 384, 12, "aspect_ratio", True, 2.0)),
+        (["+stage=3", "resolution=512"], (512, 100_000, 2560, 40, "aspect_ratio", True, 1.0)),
+        (["+stage=3", "resolution=256"], (256, 90_000, 11392, 178, "square", False, 1.0)),
+    ],
+)
+def test_stages_hold_the_numbers_of_the_papers_table_4(overrides: list[str], expected: tuple[Any, ...]) -> None:
+    c = parsed(*overrides, "data.root=somewhere")
+    assert expected == (
+        c.resolution,
+        c.steps,
+        c.global_batch,
+        c.micro_batch,
+        c.data.buckets,
+        c.model.size_conditioning,
+        c.model.interpolation_scale,
+    )
+    o = c.optimizer
+    assert (o.lr, o.weight_decay, o.eps, o.clip_norm, o.warmup_steps) == (2e-5, 0.03, 1e-10, 0.01, 1000)
+    assert (c.ema.decay, c.data.caption_drop + c.data.label_drop) == (0.9999, 0.1)
+
+
+@pytest.mark.parametrize("size", ["xl_2", "l_2", "b_2", "s_2", "tiny"])
+def test_every_model_size_and_objective_composes(size: str) -> None:
+    for objective in ("ddpm", "velocity", "flow"):
+        parsed("+stage=2", "data.root=somewhere", f"model={size}", f"objective={objective}")
+
+
+def test_the_square_root_rule_multiplies_the_rate_by_the_root_of_the_batch_over_256() -> None:
+    assert parsed("+stage=1", "data.root=d").peak_lr == 2e-5
+    assert parsed("+stage=1", "data.root=d", "optimizer.lr_scaling=sqrt").peak_lr == pytest.approx(2e-5 * 2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("+stage=2", "stage='2'"),
+        ("stage=3", "stage='3'"),
+        ("+stage=1,2", "stage='1','2'"),
+        ("+stage='2'", "+stage='2'"),
+        ("steps=2", "steps=2"),
+        ("--cfg", "--cfg"),
+    ],
+)
+def test_the_stage_is_quoted_for_hydra_and_nothing_else_is(typed: str, read: str) -> None:
+    assert quote_stage(typed) == read
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.lr=fast", r"optimizer\.lr.*'fast'"),
+        ("steps=-1", r"steps.*greater than 0.*-1"),
+        ("+optimizer.momentum=0.9", r"unknown key 'optimizer\.momentum'"),
+        ("objective.kind=magic", r"objective.*'magic'"),
+        ("resolution=35", r"resolution 35 x 35 is not a multiple of 4"),
+        ("model.num_heads=3", r"model: dim 128 is not a multiple of num_heads 3"),
+        ("data.num_classes=3", r"takes captions or labels"),
+        ("data.buckets=aspect_ratio", r"lists? the buckets|list the buckets"),
+        ("data.root=nowhere", r"unknown key 'data\.root'|data.root"),
+        ("precision=fp8", r"precision.*'fp8'"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_with_its_path(override: str, words: str) -> None:
+    if override.startswith("data.root"):
+        override = "+" + override
+    with pytest.raises(ValueError, match=words) as caught:
+        parsed("+stage=2", "scale=tiny", override)
+    assert "\n" not in one_sentence(caught.value)
+
+
+def test_paper_scale_without_data_names_the_key_and_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"data\.root is not set.*scale=tiny"):
+        parsed("+stage=2")
+
+
+def test_the_run_directory_depends_on_what_a_step_computes_and_on_nothing_else() -> None:
+    base = default_run_dir(parsed("+stage=2", "scale=tiny"))
+    assert re.fullmatch(r"outputs/2-tiny-[0-9a-f]{8}", base)
+    for free in ("steps=7", "micro_batch=16", "log_every=3", "tracker=wandb", "data.workers=0"):
+        assert default_run_dir(parsed("+stage=2", "scale=tiny", free)) == base
+    for decisive in ("seed=7", "optimizer.lr=1e-5", "global_batch=16", "data.num_samples=10"):
+        assert default_run_dir(parsed("+stage=2", "scale=tiny", decisive)) != base
+
+
+def test_binding_keys_are_the_config_without_what_a_resume_may_change() -> None:
+    keys = binding(parsed("+stage=2", "scale=tiny").model_dump(mode="json"))
+    assert "optimizer.lr" in keys
+    assert not {"steps", "data.workers", "sampling.seed"} & keys.keys()
+
+
+def door(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no stage was chosen"),
+        (("+stage=9", "scale=tiny"), "9"),
+        (("+stage=2", "scale=huge"), "huge"),
+        (("+stage=2", "scale=tiny", "stpes=3"), "stpes"),
+        (("+stage=2", "scale=tiny", "optimizer.lr=fast"), "optimizer.lr"),
+        (("+stage=3", "resolution=300", "data.root=x"), "300"),
+        (("+stage=2",), "data.root"),
+    ],
+)
+def test_the_door_answers_a_mistake_with_one_line_and_a_code(arguments: tuple[str, ...], words: str) -> None:
+    answer = door(*arguments)
+    assert answer.returncode != 0
+    assert answer.stdout == ""
+    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    assert words in answer.stderr
+
+
+def test_the_door_prints_its_config_and_runs_a_sweep_over_stages() -> None:
+    printed = door("+stage=2", "scale=tiny", "--cfg", "job")
+    assert printed.returncode == 0
+    assert "global_batch: 32" in printed.stdout
+    swept = door("-m", "+stage=1,2")  # both jobs get as far as asking for data
+    assert "data.root" in swept.stderr
+    assert door("--help").returncode == 0

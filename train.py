@@ -1,0 +1,61 @@
+"""Train a stage: ``accelerate launch train.py +stage=2 data.root=…``, or ``python train.py +stage=2 scale=tiny``."""
+
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pixart.config import Config, parse
+from pixart.door import door
+
+
+class Bar:
+    """The progress bar of the first process; the others show nothing."""
+
+    def __init__(self, steps: int, *, visible: bool):
+        self.console = Console(quiet=not visible, soft_wrap=True)
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (visible and self.console.is_terminal),
+        )
+        self.task = self.progress.add_task("train", total=steps, numbers="")
+        self.progress.start()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Show what was logged at ``step``: on a bar, or as a line where the output is not a terminal."""
+        shown = {"loss": ".4f", "validation_loss": ".4f", "images_per_second": ".1f"}
+        numbers = "  ".join(f"{name} {values[name]:{style}}" for name, style in shown.items() if name in values)
+        self.progress.update(self.task, completed=step, numbers=numbers)
+        if not self.console.is_terminal:
+            self.say(f"step {step}  {numbers}")
+
+    def say(self, message: str) -> None:
+        """Print a message above the bar."""
+        self.console.print(message, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+
+
+def train(values: dict[str, Any]) -> None:
+    """Validate, then build and run; what is slow to import comes after what a typing error would stop."""
+    config = parse(values, Config)
+    from pixart.build import run_training
+
+    run_dir = run_training(config, lambda visible: Bar(config.steps, visible=visible))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"done: {run_dir}")
+
+
+main = door("train", train)
+
+if __name__ == "__main__":
+    main()
