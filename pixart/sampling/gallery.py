@@ -1,0 +1,36 @@
+"""A folder of pictures: each by itself, all as one grid, all on one page, and how each was made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pixart.sampling.grid import make_grid
+from pixart.sampling.page import Result, write_page, write_results
+
+
+def write_gallery(
+    folder: str | Path, images: Sequence[NDArray[np.uint8]], results: Sequence[Result], *, columns: int, title: str
+) -> None:
+    """Writes ``result.file`` of each, ``grid.png``, ``results.jsonl`` and ``index.html``.
+
+    Args:
+        folder: made if need be; files of the same names are replaced.
+        images: uint8 (height, width, 3).
+        results: one per image.
+        columns: of the grid.
+        title: of the page.
+
+    Raises:
+        ValueError: no images, or another number of results.
+    """
+    folder = Path(folder)
+    grid = make_grid(images, [result.prompt for result in results], columns)
+    folder.mkdir(parents=True, exist_ok=True)
+    for image, result in zip(images, results, strict=True):
+        Image.fromarray(image).save(folder / result.file)
+    grid.save(folder / "grid.png")
+    write_results(folder / "results.jsonl", results)
+    write_page(folder / "index.html", images, results, title=title)
