@@ -5,7 +5,7 @@ L caption tokens, D width. Parameter names are those of the released weights.
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from timm.layers import PatchEmbed
@@ -167,8 +167,8 @@ class PixArt(nn.Module):
         x = x.permute(0, 5, 1, 3, 2, 4)  # (N, out, h, P, w, P)
         return x.reshape(-1, self.out_channels, h * self.patch_size, w * self.patch_size)
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path) -> Self:
+    @staticmethod
+    def from_pretrained(path: str | Path) -> "PixArt":
         """The model of a snapshot file, on the CPU, in evaluation mode.
 
         Raises ``ValueError`` where the file is missing, damaged, not a snapshot, or holds other tensors than its model.
@@ -176,13 +176,18 @@ class PixArt(nn.Module):
         tensors, metadata = read_file(path)
         tensors.pop(NULL_CAPTION, None)
         with torch.device("meta"):
-            try:
-                model = cls(**read_json(path, metadata, "model"))
-            except TypeError as error:
-                raise ValueError(f"{path}: made by another version, its model cannot be built ({error})") from error
+            model = from_config(path, read_json(path, metadata, "model"))
         check_tensors(path, tensors, model)
         model.load_state_dict(tensors, assign=True)
         return model.eval()
+
+
+def from_config(path: str | Path, config: dict[str, Any]) -> PixArt:
+    """The model that ``config``, as stored at ``path``, describes; ``ValueError`` if it describes none."""
+    try:
+        return PixArt(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the model it describes cannot be built ({error})") from error
 
 
 def check_tensors(path: str | Path, tensors: dict[str, Tensor], model: nn.Module) -> None:

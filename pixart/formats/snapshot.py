@@ -1,0 +1,117 @@
+"""Snapshots: weights to use, in one safetensors file that says how its model is built and how it was trained."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pixart.models.dit import check_tensors, from_config
+from pixart.models.weights import FORMAT, NULL_CAPTION, read_file, read_json
+
+
+class Snapshot(NamedTuple):
+    """What a snapshot file holds."""
+
+    tensors: dict[str, Tensor]  # float32, named as in the state dict of the model
+    null_caption: Tensor | None  # (L, D) text states of the empty caption
+    model_config: dict[str, Any]  # the keyword arguments of PixArt
+    run_config: dict[str, Any]  # the run that made it, resolved
+    stamps: dict[str, Any]  # fingerprints of the text encoder and the autoencoder it was trained with
+    step: int  # optimizer steps
+    samples_seen: int
+
+
+def write_snapshot(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    model_config: Mapping[str, Any],
+    run_config: Mapping[str, Any],
+    stamps: Mapping[str, Any],
+    step: int,
+    samples_seen: int,
+    null_caption: Tensor | None = None,
+) -> None:
+    """Write a snapshot aside, flush it to the disk and rename it: at ``path`` lies a whole file or what lay there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = dict(tensors) if null_caption is None else {**tensors, NULL_CAPTION: null_caption}
+    metadata = {
+        "format": FORMAT,
+        "model": json.dumps(dict(model_config)),
+        "config": json.dumps(dict(run_config)),
+        "stamps": json.dumps(dict(stamps)),
+        "step": str(step),
+        "samples_seen": str(samples_seen),
+    }
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({name: _plain(tensor) for name, tensor in stored.items()}, aside, metadata=metadata)
+        _flush(aside)
+        aside.replace(path)
+        _flush(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_snapshot(path: str | Path) -> Snapshot:
+    """The snapshot at ``path``, its tensors on the CPU and checked against the model it describes.
+
+    Raises ``ValueError``, in one sentence, where the file is missing, truncated, not a snapshot, or holds other tensors
+    than its model has.
+    """
+    tensors, metadata = read_file(path)
+    null_caption = tensors.pop(NULL_CAPTION, None)
+    model_config = read_json(path, metadata, "model")
+    with torch.device("meta"):
+        check_tensors(path, tensors, from_config(path, model_config))
+    return Snapshot(
+        tensors,
+        null_caption,
+        model_config,
+        read_json(path, metadata, "config"),
+        read_json(path, metadata, "stamps"),
+        _read_count(path, metadata, "step"),
+        _read_count(path, metadata, "samples_seen"),
+    )
+
+
+def find_snapshot(path: str | Path) -> Path:
+    """``path`` itself if it is a file, or the newest snapshot of the run directory ``path``."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: there is no such file or run directory; give a snapshot or the directory of a run")
+    found = {
+        int(match[1]): file
+        for file in path.glob("snapshots/step_*.safetensors")
+        if (match := re.fullmatch(r"step_(\d+)", file.stem))
+    }
+    if not found:
+        raise ValueError(f"{path}: no snapshot in this directory (snapshots/step_*.safetensors); train first")
+    return found[max(found)]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32).contiguous()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_count(path: str | Path, metadata: dict[str, str], key: str) -> int:
+    if not metadata.get(key, "").isdecimal():
+        raise ValueError(f"{path}: the snapshot's metadata has no number '{key}'; write it again")
+    return int(metadata[key])
