@@ -48,7 +48,7 @@ class Bar:
 def train(values: dict[str, Any]) -> None:
     """Validate, then build and run; what is slow to import comes after what a typing error would stop."""
     config = parse(values, Config)
-    from pixart.build import run_training
+    from pixart.build.training import run_training
 
     run_dir = run_training(config, lambda visible: Bar(config.steps, visible=visible))
     if int(os.environ.get("RANK", "0")) == 0:

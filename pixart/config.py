@@ -72,6 +72,7 @@ class DataSection(Section):
     num_classes: Positive | None
     label_drop: Share
     caption_drop: Share
+    caption_choice: Literal["first", "random"]
     buckets: Literal["square", "aspect_ratio"] | tuple[Size, ...]
     bucket_distance: Literal["linear", "log"]
     small_buckets: Literal["merge", "repeat", "refuse"]

@@ -97,7 +97,7 @@ def test_the_stage_is_quoted_for_hydra_and_nothing_else_is(typed: str, read: str
         ("+optimizer.momentum=0.9", r"unknown key 'optimizer\.momentum'"),
         ("objective.kind=magic", r"objective.*'magic'"),
         ("resolution=35", r"resolution 35 x 35 is not a multiple of 4"),
-        ("model.num_heads=3", r"model: dim 128 is not a multiple of num_heads 3"),
+        ("model.num_heads=5", r"model: dim 144 is not a multiple of num_heads 5"),
         ("data.num_classes=3", r"takes captions or labels"),
         ("data.buckets=aspect_ratio", r"lists? the buckets|list the buckets"),
         ("data.root=nowhere", r"unknown key 'data\.root'|data.root"),

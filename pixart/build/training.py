@@ -1,0 +1,267 @@
+"""A training run from its configuration to its last step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from pixart import config as shape
+from pixart.batch import Batch
+from pixart.build.parts import autoencoder, examples, model, objective, sources, text_encoder
+from pixart.config import Config
+from pixart.data.buckets import buckets_for
+from pixart.data.dataset import Examples
+from pixart.data.loading import Step, loader
+from pixart.data.plan import Plan
+from pixart.data.validation import Once
+from pixart.encoders.autoencoder import LatentSpace
+from pixart.encoders.text import TextEncoder
+from pixart.formats.handoff import format_table, hand_off
+from pixart.formats.snapshot import find_snapshot, read_snapshot
+from pixart.models.dit import PixArt
+from pixart.sampling.pipeline import Pipeline
+from pixart.training.checkpoint import Checkpoints
+from pixart.training.ema import Ema
+from pixart.training.evaluation import Pictures
+from pixart.training.guard import Guard
+from pixart.training.inputs import Inputs
+from pixart.training.launch import make_accelerator
+from pixart.training.loop import Learner, Pace, fit
+from pixart.training.optim import make_optimizer
+from pixart.training.run_directory import RunDirectory
+from pixart.training.tracking import Averages, MetricsFile, start_tracker
+from pixart.training.upkeep import Cadence, Display, Upkeep
+
+FOREVER = 2**62
+
+
+def run_training(config: Config, make_display: Callable[[bool], Display]) -> Path:
+    """Train as configured, from the run's latest checkpoint if it has one; returns the run directory.
+
+    ``make_display`` is told whether this is the process that shows something. Raises ``ValueError`` for everything
+    that a user can mend.
+    """
+    path = Path(config.run_dir or shape.default_run_dir(config))
+    accelerator = make_accelerator(
+        precision=config.precision,
+        tf32=config.tf32,
+        deterministic=config.deterministic,
+        tracker=config.tracker.name,
+        run_dir=path,
+    )
+    display = make_display(accelerator.is_main_process)
+    directory = RunDirectory(path, rank=accelerator.process_index)
+    try:
+        _refuse_another_config(directory, config)
+        learner, upkeep = _assemble(config, accelerator, directory, display)
+        fit(learner, upkeep)
+    finally:
+        display.close()
+        accelerator.end_training()
+        directory.release()
+    return path
+
+
+def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
+    earlier = directory.earlier_config()
+    if earlier is None:
+        return
+    if not config.resume:
+        raise ValueError(f"{directory.path} holds a run already and resume=false: delete it or set another run_dir")
+    old, new = shape.binding(earlier), shape.binding(config.model_dump(mode="json"))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
+        listed = ", ".join(f"{key} (was {old.get(key)}, is {new.get(key)})" for key in changed)
+        raise ValueError(
+            f"{directory.path} was made with another configuration: {listed}; put it back or set another run_dir"
+        )
+
+
+def _assemble(
+    config: Config, accelerator: Accelerator, directory: RunDirectory, display: Display
+) -> tuple[Learner, Upkeep]:
+    encoder, latents = text_encoder(config), autoencoder(config).to(accelerator.device)
+    if encoder is not None:
+        encoder.to(accelerator.device)
+    data = _Data(config, encoder, latents)
+    bare = model(config)
+    display.say(_first_line(config, accelerator, directory, bare))
+    if config.init_from is not None and not directory.checkpoints.exists():
+        display.say(format_table(hand_off(read_snapshot(find_snapshot(config.init_from)), bare)))
+    prepared, optimizer = _prepare(config, accelerator, bare)
+    learner = Learner(
+        accelerator=accelerator,
+        model=prepared,
+        bare=bare,
+        optimizer=optimizer,
+        ema=Ema(bare, decay=config.ema.decay, warmup=config.ema.warmup),
+        objective=objective(config),
+        inputs=Inputs(encoder, latents, device=accelerator.device),
+        read=lambda k: _read(config, accelerator, data.training, range(k, FOREVER)),
+        pace=Pace(config.steps, config.peak_lr, config.optimizer.warmup_steps, config.optimizer.clip_norm),
+        guard=Guard(accelerator.device),
+        averages=Averages(accelerator),
+    )
+    upkeep = Upkeep(
+        directory=directory,
+        checkpoints=Checkpoints(directory.checkpoints, keep=config.keep_checkpoints, warn=display.say),
+        metrics=MetricsFile(directory.path / "metrics.jsonl"),
+        cadence=Cadence(
+            config.log_every, config.validate_every, config.sample_every, config.snapshot_every, config.checkpoint_every
+        ),
+        display=display,
+        identity=_identity(config, bare, encoder, latents),
+        fingerprint=data.plan.fingerprint,
+        pictures=_pictures(config, learner, encoder, latents),
+        held_out=data.held_out(accelerator),
+        on_nonfinite=config.on_nonfinite,
+    )
+    _introduce(config, accelerator, directory)
+    if upkeep.resume(learner):
+        display.say(f"resumed at step {learner.progress.step} of {config.steps}")
+    return learner, upkeep
+
+
+class _Data:
+    """What the run reads: the plan's examples, and those held out of it."""
+
+    def __init__(self, config: Config, encoder: TextEncoder | None, latents: LatentSpace):
+        self.config = config
+        source, rows, held_source, held_rows = sources(config)
+        buckets = buckets_for(config.resolution, config.data.buckets)
+        distance = config.data.bucket_distance
+        self.plan = Plan(
+            source.heights[rows],
+            source.widths[rows],
+            buckets=buckets,
+            global_batch=config.global_batch,
+            seed=config.seed,
+            small_buckets=config.data.small_buckets,
+            distance=distance,
+            rows=rows,
+        )
+        self.training = examples(config, source, self.plan, encoder, latents, training=True)
+        self.once: Once | None = None
+        if len(held_rows):
+            self.once = Once(
+                held_source.heights[held_rows],
+                held_source.widths[held_rows],
+                buckets=buckets,
+                global_batch=config.micro_batch,
+                distance=distance,
+                rows=held_rows,
+            )
+            self.validation = examples(config, held_source, self.once, encoder, latents, training=False)
+
+    def held_out(self, accelerator: Accelerator) -> Callable[[], Iterator[Batch]] | None:
+        """This rank's batches of the validation pass, anew at each call; None where nothing is held out."""
+        if self.once is None:
+            return None
+        ks = self.once.ks[accelerator.process_index :: accelerator.num_processes]
+
+        def batches() -> Iterator[Batch]:
+            for step in loader(
+                self.validation,
+                ks,
+                micro_batch=self.config.micro_batch,
+                world_size=1,
+                rank=0,
+                num_workers=0,
+                pin_memory=False,
+            ):
+                yield from step.batches
+
+        return batches
+
+
+def _read(config: Config, accelerator: Accelerator, training: Examples, ks: Sequence[int]) -> Iterator[Step]:
+    return loader(
+        training,
+        ks,
+        micro_batch=config.micro_batch,
+        world_size=accelerator.num_processes,
+        rank=accelerator.process_index,
+        num_workers=config.data.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def _prepare(config: Config, accelerator: Accelerator, bare: PixArt) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    section = config.optimizer
+    bare.to(accelerator.device)
+    optimizer = make_optimizer(
+        bare,
+        lr=config.peak_lr,
+        betas=section.betas,
+        eps=section.eps,
+        weight_decay=section.weight_decay,
+        decay=section.decay,
+    )
+    # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
+    # the first rank read for all.
+    prepared: tuple[torch.nn.Module, torch.optim.Optimizer] = accelerator.prepare(bare, optimizer)
+    prepared[0].train()
+    return prepared
+
+
+def _identity(config: Config, bare: PixArt, encoder: TextEncoder | None, latents: LatentSpace) -> dict[str, Any]:
+    return {
+        "model_config": bare.config,
+        "run_config": config.model_dump(mode="json"),
+        "stamps": {
+            "text_encoder": None if encoder is None else encoder.fingerprint,
+            "autoencoder": latents.fingerprint,
+        },
+        "null_caption": None if encoder is None else encoder([""])[0][0],
+    }
+
+
+def _pictures(config: Config, learner: Learner, encoder: TextEncoder | None, latents: LatentSpace) -> Pictures | None:
+    """The fixed prompts (or labels) of the run, one seed each, over its buckets in turn."""
+    section = config.sampling
+    asked: Sequence[Any] = section.labels if encoder is None else section.prompts
+    if not asked:
+        return None
+    pipeline = Pipeline(
+        learner.bare, learner.objective, encoder, latents, device=learner.accelerator.device, precision=config.precision
+    )
+    buckets = buckets_for(config.resolution, config.data.buckets)
+    sizes = [buckets[i % len(buckets)] for i in range(len(asked))]
+
+    def draw(positions: Sequence[int]) -> list[NDArray[np.uint8]]:
+        chosen = [asked[i] for i in positions]
+        return pipeline(
+            prompts=None if encoder is None else chosen,
+            labels=chosen if encoder is None else None,
+            seeds=[section.seed + i for i in positions],
+            sizes=[sizes[i] for i in positions],
+            guidance_scale=section.guidance_scale,
+            num_inference_steps=section.num_inference_steps,
+            guidance_channels=section.guidance_channels,
+            scheduler_name=section.scheduler,
+            batch_size=config.micro_batch,
+        )
+
+    return Pictures(draw, [str(prompt) for prompt in asked])
+
+
+def _first_line(config: Config, accelerator: Accelerator, directory: RunDirectory, bare: PixArt) -> str:
+    count = sum(p.numel() for p in bare.parameters())
+    return (
+        f"stage {config.stage}, scale {config.scale}: {count:,} parameters, world size {accelerator.num_processes} on "
+        f"{accelerator.device.type}, {config.precision}, global batch {config.global_batch}, {config.steps} steps, "
+        f"in {directory.path}"
+    )
+
+
+def _introduce(config: Config, accelerator: Accelerator, directory: RunDirectory) -> None:
+    """Write down what this run is, before its first step."""
+    values = config.model_dump(mode="json")
+    if accelerator.is_main_process:
+        directory.write_config(values)
+        directory.write_environment(world_size=accelerator.num_processes, device=accelerator.device)
+    start_tracker(accelerator, name=config.tracker.name, project=config.tracker.project, config=shape.flatten(values))

@@ -1,0 +1,1 @@
+"""The trainer: from batches to weights, on one process or many, interrupted or not."""

@@ -1,0 +1,123 @@
+"""The loop: look after the run, then learn, then once the average and the progress."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pixart.batch import Batch
+from pixart.data.loading import Step
+from pixart.diffusion.objective import Objective
+from pixart.training.ema import Ema
+from pixart.training.guard import Guard
+from pixart.training.inputs import Inputs
+from pixart.training.optim import learning_rate, set_learning_rate, skip_if
+from pixart.training.tracking import Averages
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0  # optimizer steps made
+    k: int = 0  # global batch that comes next
+    samples_seen: int = 0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The numbers of the schedule."""
+
+    steps: int
+    peak_lr: float
+    warmup_steps: int
+    clip_norm: float
+
+
+@dataclass
+class Learner:
+    """All that one optimizer step touches. ``model`` is as Accelerate prepared it, ``bare`` the same without wrappers.
+
+    ``read(k)`` yields the global batches from k on, each with this rank's micro-batches of it.
+    """
+
+    accelerator: Accelerator
+    model: nn.Module
+    bare: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    objective: Objective
+    inputs: Inputs
+    read: Callable[[int], Iterator[Step]]
+    pace: Pace
+    guard: Guard
+    averages: Averages
+    progress: Progress = field(default_factory=Progress)
+    data_wait: float = 0.0  # seconds spent waiting for the reader since the last log step
+
+
+def fit(learner: Learner, look_after: Callable[[Learner], bool]) -> None:
+    """Train until ``look_after``, which is called before every step and after the last, says that it is done."""
+    batches = learner.read(learner.progress.k)
+    while not look_after(learner):
+        step = next(batches)
+        learn(learner, step)
+        progress = learner.progress
+        learner.ema.update(learner.bare)
+        progress.step += 1
+        progress.k = step.k + 1
+        progress.samples_seen += step.global_batch
+
+
+def learn(learner: Learner, step: Step) -> None:
+    """One optimizer step: the loss is the sum over the positions of a global batch divided by their number."""
+    accelerator, progress, pace = learner.accelerator, learner.progress, learner.pace
+    set_learning_rate(
+        learner.optimizer, learning_rate(progress.step, peak=pace.peak_lr, warmup_steps=pace.warmup_steps)
+    )
+    for batch, is_last in _with_last(_waited(learner, step.batches)):
+        # Gradients travel once a step: with the last micro-batch.
+        with nullcontext() if is_last else accelerator.no_sync(learner.model):
+            # DDP takes the mean over ranks, and the sum is wanted.
+            accelerator.backward(micro_loss(learner, batch) * (accelerator.num_processes / step.global_batch))
+    norm = accelerator.clip_grad_norm_(learner.model.parameters(), pace.clip_norm)
+    assert norm is not None
+    if accelerator.scaler is None:  # a gradient scaler keeps a watch of its own
+        skip_if(learner.optimizer, learner.guard.watch(norm, k=step.k))
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    learner.averages.add("grad_norm", norm)
+
+
+def micro_loss(learner: Learner, batch: Batch) -> Tensor:
+    """The summed loss of one micro-batch; its parts go into the averages."""
+    batch, latents, cond = learner.inputs(batch)
+    t = learner.objective.timesteps(batch.u)
+    x_t = learner.objective.add_noise(latents, batch.noise, t)
+    output = learner.model(x_t, t, cond)
+    losses = learner.objective.losses(output, x0=latents, noise=batch.noise, x_t=x_t, t=t)
+    for name, values in losses._asdict().items():
+        learner.averages.add(name, values)
+    return losses.loss.sum()
+
+
+def _waited(learner: Learner, batches: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        learner.data_wait += time.perf_counter() - started
+        if batch is None:
+            return
+        yield batch
+
+
+def _with_last(micro_batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+    held = next(micro_batches)
+    for following in micro_batches:
+        yield held, False
+        held = following
+    yield held, True

@@ -1,0 +1,75 @@
+"""Draw pictures: ``python sample.py weights=outputs/… prompts=prompts.txt`` (``labels=[0,1]`` after stage 1)."""
+
+from pathlib import Path
+from typing import Any
+
+from pixart.config import Config, SampleConfig, parse
+from pixart.door import door
+
+
+def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
+    """A list as it is; a file has one prompt a line, empty lines left out."""
+    if not isinstance(prompts, str):
+        return list(prompts)
+    if not Path(prompts).is_file():
+        raise ValueError(
+            f"prompts={prompts}: there is no such file; for a prompt itself write prompts='[\"{prompts}\"]'"
+        )
+    return [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def size_for(asked: SampleConfig, trained: Config) -> tuple[int, int]:
+    """Height and width in pixels: as asked, or the trained size that is nearest to what was asked."""
+    from pixart.data.buckets import buckets_for
+
+    if asked.height is not None and asked.width is not None:
+        return asked.height, asked.width
+    ratio = asked.aspect_ratio or 1.0
+    nearest = min(buckets_for(trained.resolution, trained.data.buckets), key=lambda b: abs(b.ratio - ratio))
+    return nearest.height, nearest.width
+
+
+def sample(values: dict[str, Any]) -> None:
+    """Validate, open the weights, draw, write files, grid and page."""
+    asked = parse(values, SampleConfig)
+    prompts = None if asked.prompts is None else read_prompts(asked.prompts)
+    from pixart.build.drawing import open_weights
+    from pixart.sampling.gallery import write_gallery
+    from pixart.sampling.page import Result
+
+    pipeline, trained = open_weights(
+        asked.weights,
+        precision=asked.precision,
+        text_source=asked.text_encoder,
+        autoencoder_source=asked.autoencoder,
+    )
+    wanted: list[Any] = [x for x in (prompts or asked.labels or ()) for _ in range(asked.images_per_prompt)]
+    seeds = [asked.seed + i for i in range(len(wanted))]
+    height, width = size_for(asked, trained)
+    images = pipeline(
+        prompts=None if prompts is None else wanted,
+        labels=wanted if prompts is None else None,
+        seeds=seeds,
+        sizes=[(height, width)] * len(wanted),
+        guidance_scale=asked.guidance_scale,
+        num_inference_steps=asked.num_inference_steps,
+        guidance_channels=asked.guidance_channels,
+        scheduler_name=asked.scheduler,
+        batch_size=asked.batch_size,
+    )
+    results = [
+        Result(
+            f"{i:05d}.png", str(prompt), seed, height, width,
+            asked.guidance_scale, asked.num_inference_steps, asked.scheduler, asked.weights,
+        )
+        for i, (prompt, seed) in enumerate(zip(wanted, seeds, strict=True))
+    ]  # fmt: skip
+    out = Path(asked.out)
+    write_gallery(out, images, results, columns=asked.columns, title=f"Samples of {asked.weights}")
+    print(f"{len(images)} pictures: {out / 'grid.png'}, {out / 'index.html'}, {out / 'results.jsonl'}")
+
+
+main = door("sample", sample)
+
+if __name__ == "__main__":
+    main()
