@@ -1,6 +1,7 @@
 """Examples: what a global batch of the plan holds, drawn position by position, cut into micro-batches."""
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -95,6 +96,8 @@ class Examples(Dataset[Batch]):
         for bucket in plan.buckets:
             if bucket.height % latent_stride or bucket.width % latent_stride:
                 raise ValueError(f"bucket {bucket.height}x{bucket.width} is not a multiple of {latent_stride} pixels")
+        if _needs_resizing(source, plan.buckets):
+            import_module("torchvision.transforms.v2")  # seconds: once here, not in each worker that is forked later
         self._source = source
         self.plan = plan
         self._seed = seed
@@ -197,3 +200,8 @@ class Examples(Dataset[Batch]):
         size = np.stack([self._source.heights[rows], self._source.widths[rows]], axis=1).astype(np.float32)
         ratio = bucket.ratio if self._aspect_ratio == "exact" else bucket.key
         return torch.from_numpy(size), torch.full((len(rows), 1), ratio, dtype=torch.float32)
+
+
+def _needs_resizing(source: Source, buckets: Sequence[Bucket]) -> bool:
+    sizes = source.heights.astype(np.int64) << 32 | source.widths
+    return not np.isin(sizes, [bucket.height << 32 | bucket.width for bucket in buckets]).all()

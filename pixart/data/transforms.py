@@ -1,6 +1,7 @@
 """From bytes to pixels, and from pixels to the size of a bucket."""
 
 import io
+import struct
 
 import numpy as np
 import torch
@@ -11,10 +12,21 @@ from torch import Tensor
 from pixart.data.buckets import Bucket
 
 # What Pillow raises on bytes that are not, or not wholly, an image.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+BROKEN_IMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, OverflowError, TypeError),
+    Image.DecompressionBombError,
+)
+
+# The formats that are read at all: Pillow's list is longer, and some of it starts other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 _ORIENTATION = 0x0112  # EXIF
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
+
+
+def opened(data: bytes) -> Image.Image:
+    """The image in ``data``, not decoded yet; raises one of ``BROKEN_IMAGE`` where there is none."""
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def measure(image: Image.Image) -> tuple[int, int]:
@@ -29,7 +41,7 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     Raises ``ValueError`` with ``name`` where the bytes are not a whole image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             return np.array(rgb(image))
     except BROKEN_IMAGE as error:
         raise ValueError(f"{name}: the image cannot be decoded ({error})") from error
