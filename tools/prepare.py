@@ -1,0 +1,66 @@
+"""Make training shards of your images: ``python tools/prepare.py source=photos out=data/photos``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pydantic import Field
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pixart.config import Positive, Section, parse
+from pixart.door import door
+from pixart.preparation.prepare import Prepared, index_tars, prepare
+
+
+class PrepareConfig(Section):
+    """The keys of ``configs/prepare.yaml``."""
+
+    source: str
+    out: str | None
+    kind: Literal["auto", "captions", "jsonl", "classes", "tars"]
+    shard_size: Positive
+    encode: Literal["keep", "jpg", "png", "webp"]
+    quality: Annotated[int, Field(ge=1, le=100)]
+
+
+def run(values: dict[str, Any]) -> None:
+    """Prepare, and show the account."""
+    if values.get("source") in (None, "???"):
+        raise ValueError("source is not set: give a folder of images, a .jsonl or a folder of tars")
+    config = parse(values, PrepareConfig)
+    source = Path(config.source)
+    if config.kind == "tars":
+        prepared, out = index_tars(source), source
+    elif config.out is None:
+        raise ValueError("out is not set: give a new folder for the shards")
+    else:
+        out = Path(config.out)
+        prepared = prepare(
+            source,
+            out,
+            kind=config.kind,
+            shard_size=config.shard_size,
+            encode=config.encode,
+            quality=config.quality,
+        )
+    show(prepared, out)
+
+
+def show(prepared: Prepared, out: Path) -> None:
+    """Print what became of every file or line."""
+    table = Table("", "count", "", "the first of them")
+    for what, count in prepared.used.items():
+        table.add_row("used", str(count), what, "")
+    for why, count in prepared.skipped.items():
+        table.add_row("skipped", str(count), escape(why), escape(prepared.first_skipped[why]))
+    console = Console()
+    console.print(table)
+    console.print(f"{prepared.samples} samples in {prepared.shards} shards: {out}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    door("prepare", run)()
