@@ -1,7 +1,7 @@
 """The plan: which rows form global batch k, for any k at once, the same in every process.
 
 A bucket is an endless stream of its rows: one keyed permutation of them after another. A step takes the next batch of
-one bucket. Which bucket has its turn is a closed form (see ``Turns``), so nothing is replayed and nothing is stored
+one bucket; a batch that spans the end of a permutation may hold a row of either side twice. Which bucket has its turn is a closed form (see ``Turns``), so nothing is replayed and nothing is stored
 but the rows sorted by bucket.
 """
 

@@ -26,13 +26,13 @@ class Candidate(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """Why a file or a line is not used; or, for a caption, that it is."""
+    """What else a file or a line is: a caption that goes with an image, or why it is not used."""
 
     name: str
     why: str
 
 
-CAPTION_USED = "caption of an image"
+CAPTION_USED = "caption beside an image"
 
 
 def kind_of(source: Path) -> Kind:

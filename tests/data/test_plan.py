@@ -82,6 +82,16 @@ def test_a_fresh_plan_gives_the_same_batch_at_any_k_up_to_a_thousand_million(k: 
     assert not np.array_equal(one.rows, make_plan([30, 50, 7], seed=8).batch(k).rows)
 
 
+@pytest.mark.parametrize("k", [1, 10**7, 10**9])
+def test_finding_step_k_weighs_no_more_than_6_events_a_bucket_whatever_k(k: int):
+    rng = np.random.default_rng(0)
+    table = official_buckets(256)
+    heights, widths = rng.integers(100, 900, (2, 5000))
+    common = {"global_batch": 8, "seed": 0, "small_buckets": "merge", "distance": "linear"}
+    plan = Plan(heights, widths, buckets=table, **common)
+    assert len(plan._turns._window(k)[0]) <= 6 * len(plan.buckets)
+
+
 def test_adding_data_to_one_bucket_leaves_the_order_of_another_as_it_was():
     heights, widths = np.repeat([48, 40], 9), np.repeat([48, 56], 9)
     common = {"buckets": BUCKETS, "global_batch": 3, "seed": 1, "small_buckets": "repeat", "distance": "log"}

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from pixart.data.buckets import Bucket
+from pixart.data.dataset import Examples
 from pixart.data.index import INDEX_NAME, build_index, read_index
+from pixart.data.loading import loader
+from pixart.data.plan import Plan
 from pixart.data.shards import Encoded, Shards, write_shards
 
 
@@ -64,6 +69,41 @@ def test_the_same_samples_make_the_same_bytes(root: Path, tmp_path_factory: pyte
     for path in root.glob("*.tar"):
         assert (other / path.name).read_bytes() == path.read_bytes()
     assert read_index(root).fingerprint == read_index(other).fingerprint
+
+
+def test_two_forked_workers_read_and_resize_what_this_process_reads(root: Path):
+    source = Shards(root)
+    buckets = [Bucket(8, 8)]
+    settings = {"buckets": buckets, "global_batch": 6, "seed": 0, "small_buckets": "refuse", "distance": "log"}
+    examples = Examples(
+        source,
+        Plan(source.heights, source.widths, **settings),
+        seed=0,
+        latent_channels=1,
+        latent_stride=1,
+        posterior_noise=False,
+        tokenize=None,
+        max_tokens=0,
+        caption_choice="first",
+        caption_drop=0.0,
+        null_label=3,
+        label_drop=0.0,
+        size_conditioning=True,
+        aspect_ratio="exact",
+        flip=False,
+        stratified=True,
+    )
+    source.read(0)  # a file that is open when the workers are forked
+    runs = []
+    for workers in (0, 2):
+        steps = loader(examples, range(3), micro_batch=2, world_size=1, rank=0, num_workers=workers, pin_memory=False)
+        runs.append([batch for step in steps for batch in step.batches])
+    assert len(runs[0]) == 9
+    for here, there in zip(*runs, strict=True):
+        assert here.keys == there.keys
+        assert here.images.shape == (2, 3, 8, 8)
+        assert torch.equal(here.images, there.images)
+        assert here.size[:, 0].tolist() == [int(key) + 1 for key in here.keys]
 
 
 def test_a_row_outside_is_an_index_error(root: Path):

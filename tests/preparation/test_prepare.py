@@ -59,7 +59,7 @@ def total(prepared: Prepared) -> int:
 
 def test_every_file_of_a_folder_is_used_or_named_with_a_reason(photos: Path, tmp_path: Path):
     prepared = prepare(photos, tmp_path / "out", **OPTIONS)
-    assert prepared.used == {"image": 6, "caption of an image": 10}
+    assert prepared.used == {"image": 6, "caption beside an image": 10}
     assert prepared.skipped == {
         "no caption beside it": 1,
         "caption without an image": 1,
