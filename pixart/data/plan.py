@@ -1,8 +1,8 @@
 """The plan: which rows form global batch k, for any k at once, the same in every process.
 
 A bucket is an endless stream of its rows: one keyed permutation of them after another. A step takes the next batch of
-one bucket; a batch that spans the end of a permutation may hold a row of either side twice. Which bucket has its turn is a closed form (see ``Turns``), so nothing is replayed and nothing is stored
-but the rows sorted by bucket.
+one bucket; a batch that spans the end of a permutation may hold a row twice. Which bucket has its turn is a closed form
+(see ``Turns``), so nothing is replayed and nothing is stored but the rows sorted by bucket.
 """
 
 import hashlib
