@@ -1,6 +1,7 @@
 """The embedded data set: pure rows, honest splits, stated words."""
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from pixart.data.captions import SENTENCES, WORDS, sparse_caption, target_of
+from pixart.data.captions import SENTENCES, WORDS, noun, sparse_caption, target_of
 from pixart.data.combinations import AXES, BACKGROUNDS, COUNTS, PLACES, held_out
 from pixart.data.combinations import seen as seen_combinations
 from pixart.data.render import render
@@ -119,6 +120,42 @@ def test_every_word_of_captions_and_prompts_is_stated_and_every_stated_word_is_u
     assert {word for text in texts for word in text.split()} == WORDS
     asked = [p.text for task in TASKS for ask in (prompts, seen_prompts) for p in ask(task, 64, 0)]
     assert {word for text in asked for word in text.split()} <= WORDS
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_600_dense_captions_read_word_by_word_are_true_of_their_scenes(split):
+    rows = source(split=split, num_samples=600)
+    for row in range(600):
+        text, scene = rows.read(row).captions[0], rows.scene(row)
+        assert re.search(r"(\w+) background", text)[1] == scene.background
+        link = re.search(r" to the left of | to the right of | above | below ", text)
+        if link is None:
+            assert sorted(named(text)) == sorted(named(text, scene.objects))
+            continue
+        said = named(text[: link.start()]) + named(text[link.end() :])
+        first, second = scene.objects if link[0].strip() in ("to the left of", "above") else scene.objects[::-1]
+        assert said == named(text[: link.start()], [first]) + named(text[link.end() :], [second])
+        gap = second.x - first.x if "of" in link[0] else second.y - first.y
+        assert gap > 0.4 if link[0].strip() in ("to the left of", "above") else gap < -0.4
+
+
+def named(text, objects=None):
+    """(colour or None, shape) of each object that a text names; or the objects in as much detail as the text gives."""
+    many = {"two": 2, "three": 3, "four": 4}
+    words = re.findall(rf"(?:({'|'.join(many)}) )?(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})(?:e?s)?\b", text)
+    if objects is None:
+        return [(colour, shape) for number, colour, shape in words for _ in range(many.get(number, 1))]
+    coloured = any(colour for _, colour, _ in words)
+    return [(o.colour if coloured else "", o.shape) for o in objects]
+
+
+def test_nouns_take_their_article_and_plural():
+    assert [noun("orange", "ring"), noun(None, "ring"), noun("red", "cross", 3), noun("blue", "square", None)] == [
+        "an orange ring",
+        "a ring",
+        "three red crosses",
+        "blue squares",
+    ]
 
 
 def test_captions_to_learn_from_are_repeatable_differ_by_seed_and_use_all_three_sentences():
