@@ -24,7 +24,7 @@ def _dpm_solver(config: dict[str, Any]) -> Any:
 def _dpm_solver_logsnr(config: dict[str, Any]) -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
-    # Steps even in log signal-to-noise ratio (Lu et al. 2022, appendix): many more of them near the clean end, which
+    # Steps even in log signal-to-noise ratio (Lu et al. 2022): many more of them near the clean end, which
     # pays where single pixels matter.
     return DPMSolverMultistepScheduler(**config, solver_order=2, use_lu_lambdas=True)
 
@@ -32,7 +32,7 @@ def _dpm_solver_logsnr(config: dict[str, Any]) -> Any:
 def _ddim(config: dict[str, Any]) -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
-    # DPM-Solver++ of order one is DDIM (Lu et al. 2022, section 4). diffusers' own DDIM steps by T // steps and so
+    # DPM-Solver++ of order one is DDIM (Lu et al. 2022). diffusers' own DDIM steps by T // steps and so
     # leaves noise behind wherever the number of steps does not divide T; its "trailing" spacing, here as elsewhere,
     # makes one timestep too many, -1, for 61, 103, 121 ... steps.
     return DPMSolverMultistepScheduler(**config, solver_order=1, lambda_min_clipped=LAMBDA_MIN)

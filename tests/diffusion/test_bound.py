@@ -20,10 +20,10 @@ def test_kl_equals_the_kl_of_torch_distributions_to_1e_minus_12() -> None:
     torch.testing.assert_close(normal_kl(mean1 - mean2, lv1, lv2), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_the_tanh_cdf_is_within_5e_minus_4_of_the_normal_cdf_but_not_it() -> None:
+def test_the_tanh_cdf_is_within_2e_minus_4_of_the_normal_cdf_but_not_it() -> None:
     x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
     error = (normal_cdf(x) - torch.special.ndtr(x)).abs().max()
-    assert 1e-5 < error < 5e-4
+    assert 1e-5 < error < 2e-4
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.3), (-0.97, 0.05), (0.999, 0.2)])
