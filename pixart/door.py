@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # asked of Hydra, before a door sets it for itself
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -48,11 +49,10 @@ def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[
     A ``ValueError`` or ``OSError`` that names a user's mistake ends the process with its one sentence;
     HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
-    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     register_resolvers()
 
     def fail(error: BaseException) -> None:
-        if wants_traceback:
+        if WANTS_TRACEBACK:
             raise error
         rank = os.environ.get("RANK", "0")
         sys.exit(f"error{'' if rank == '0' else f' on rank {rank}'}: {one_sentence(error)}")

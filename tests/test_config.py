@@ -8,22 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from miniature import composed
 
 from pixart.config import Config, binding, default_run_dir, parse
-from pixart.door import CONFIGS, one_sentence, quote_stage, register_resolvers
+from pixart.door import one_sentence, quote_stage
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    register_resolvers()
-    with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
-        config = compose("train", overrides=[quote_stage(override) for override in overrides])
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def parsed(*overrides: str) -> Config:

@@ -84,14 +84,17 @@ def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
 def _assemble(
     config: Config, accelerator: Accelerator, directory: RunDirectory, display: Display
 ) -> tuple[Learner, Upkeep]:
+    start = None
+    if config.init_from is not None and not directory.checkpoints.exists():
+        start = read_snapshot(find_snapshot(config.init_from))  # first: the likeliest mistake is a wrong path
     encoder, latents = text_encoder(config), autoencoder(config).to(accelerator.device)
     if encoder is not None:
         encoder.to(accelerator.device)
     data = _Data(config, encoder, latents)
     bare = model(config)
     display.say(_first_line(config, accelerator, directory, bare))
-    if config.init_from is not None and not directory.checkpoints.exists():
-        display.say(format_table(hand_off(read_snapshot(find_snapshot(config.init_from)), bare)))
+    if start is not None:
+        display.say(format_table(hand_off(start, bare)))
     prepared, optimizer = _prepare(config, accelerator, bare)
     learner = Learner(
         accelerator=accelerator,

@@ -140,7 +140,8 @@ class Upkeep:
         self._record(learner, values)
 
     def _report_nonfinite(self, learner: Learner, count: int, k: int) -> None:
-        held = list(next(learner.read(k)).batches)
+        reading = learner.read(k)
+        held = list(next(reading).batches)
         with torch.no_grad():
             culprit = first_bad_module(learner.bare, lambda: [micro_loss(learner, batch) for batch in held])
         learner.averages.sums.clear()

@@ -1,0 +1,96 @@
+"""Killed and started again, on one process or two: the same weights, averages and log as if nothing had happened."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from miniature import SMALL
+
+from pixart.formats.snapshot import find_snapshot, read_snapshot
+from pixart.training.checkpoint import Checkpoints
+
+TIMED = {"images_per_second", "data_wait", "memory"}
+STAGES = (1, 2, 3)
+
+
+def launch(*runs: tuple[int, list[str], int | None]) -> None:
+    wanted = [dict(zip(("world_size", "overrides", "kill_at"), run, strict=True)) for run in runs]
+    finished = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "ranks.py")],
+        input=json.dumps(wanted),
+        text=True,
+        capture_output=True,
+        timeout=280,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def log_of(run_dir: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
+
+
+def state_of(run_dir: Path) -> dict[str, Any]:
+    state = Checkpoints(run_dir / "checkpoints", keep=2, warn=lambda _: None).latest()
+    assert state is not None
+    return state
+
+
+def assert_identical(a: Any, b: Any, path: str = "") -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_identical(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (left, right) in enumerate(zip(a, b, strict=True)):
+            assert_identical(left, right, f"{path}.{i}")
+    else:
+        assert a == b, path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """<stage>/unbroken and <stage>/killed on two ranks, <stage>/alone on one: all of the same eight global batches."""
+    root = tmp_path_factory.mktemp("runs")
+    wanted: list[tuple[int, list[str], int | None]] = []
+    for stage in STAGES:
+
+        def overrides(name: str, stage: int = stage) -> list[str]:
+            return [f"+stage={stage}", *SMALL, f"run_dir={root / str(stage) / name}"]
+
+        wanted += [
+            (2, overrides("unbroken"), None),
+            (2, overrides("killed"), 4),
+            (2, overrides("killed"), None),
+            (1, overrides("alone"), None),
+        ]
+    launch(*wanted)
+    return root
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_8_steps_on_two_ranks_equal_some_killed_and_the_rest_bit_for_bit(runs: Path, stage: int) -> None:
+    killed, unbroken = runs / str(stage) / "killed", runs / str(stage) / "unbroken"
+    assert log_of(killed) == log_of(unbroken)
+    assert_identical(state_of(killed), state_of(unbroken))
+    assert_identical(*(read_snapshot(find_snapshot(run)).tensors for run in (killed, unbroken)))
+    grids = [(run / "samples" / "step_00000008.png").read_bytes() for run in (killed, unbroken)]
+    assert grids[0] == grids[1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_rank_and_two_log_the_same_losses_to_1e_5(runs: Path, stage: int) -> None:
+    alone, two = log_of(runs / str(stage) / "alone"), log_of(runs / str(stage) / "unbroken")
+    assert len(alone) == len(two) == 7
+    for one, other in zip(alone, two, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The whole recipe in miniature: three stages on the embedded data set, their scores, and pictures of the last one.
+# No GPU, no download beyond the packages. Stopped and started again, it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+started=$(date +%s)
+. tools/environment.sh requirements.txt
+out=outputs/quickstart
+
+python train.py +stage=1 scale=tiny run_dir=$out/stage1
+python train.py +stage=2 scale=tiny run_dir=$out/stage2 init_from=$out/stage1
+python train.py +stage=3 scale=tiny run_dir=$out/stage3 init_from=$out/stage2
+
+python tools/evaluate.py "weights={stage1: $out/stage1, stage2: $out/stage2, stage3: $out/stage3}" \
+  json=$out/summary.json images=$out/evaluation started="$started"
+python sample.py weights=$out/stage3 prompts=configs/sampling/shapes.txt out=$out/samples
+
+cat <<EOF
+
+Scores    $out/summary.json
+Pictures  $out/samples/grid.png
+Page      $out/samples/index.html
+Runs      $out/stage1, stage2, stage3 (metrics.jsonl, samples/, snapshots/, checkpoints/)
+EOF
