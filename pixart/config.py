@@ -13,6 +13,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = tuple[Positive, Positive]  # height, width in pixels
 Precision = Literal["fp32", "bf16", "fp16"]
+Scheduler = Literal["dpm_solver", "dpm_solver_logsnr", "ddim", "ddpm", "euler"]
 
 # A resume may change these: none of them changes what a step computes.
 FREE_ON_RESUME = frozenset({
@@ -57,7 +58,7 @@ class GaussianObjective(Section):
     schedule: Literal["linear", "cosine"]
     prediction: Literal["eps", "velocity", "x0"]
     learned_variance: bool
-    weighting: Literal["none", "min_snr", "soft_min_snr"]
+    weighting: Literal["none", "min_snr", "soft_min_snr", "truncated_snr", "p2"]
     weighting_gamma: Annotated[float, Field(gt=0)]
     time_sampling: Literal["uniform", "logit_normal"]
 
@@ -129,7 +130,7 @@ class Ema(Section):
 
 
 class Sampling(Section):
-    scheduler: Literal["dpm_solver", "ddim", "ddpm", "euler"]
+    scheduler: Scheduler
     num_inference_steps: Positive
     guidance_scale: Rate
     guidance_channels: Literal["all", "three"]
@@ -223,7 +224,7 @@ class Draw(Section):
     """How to draw, for the doors that read weights."""
 
     seed: Annotated[int, Field(ge=0)]
-    scheduler: Literal["dpm_solver", "ddim", "ddpm", "euler"]
+    scheduler: Scheduler
     num_inference_steps: Positive
     guidance_scale: Rate
     batch_size: Positive

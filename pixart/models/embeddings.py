@@ -73,7 +73,7 @@ class Positions(nn.Module):
         return self._axes[key]
 
     def _make_axis(self, n: int, device: torch.device) -> Tensor:
-        with torch.inference_mode(False), torch.no_grad():  # else sampling would leave tables that training cannot use
+        with torch.inference_mode(False), torch.no_grad():  # kept tables may be used in training later
             places = torch.arange(n, dtype=torch.float32, device=device) / (n / self.base_size)
             frequencies = torch.arange(self.dim // 4, dtype=torch.float64, device=device) / (self.dim // 4)
             angles = (places / self.interpolation_scale).double()[:, None] * 10000.0**-frequencies  # (n, D/4)

@@ -289,6 +289,7 @@ def test_sampling_before_training_does_not_spoil_the_backward(small, randomise, 
     model = randomise(small())
     with torch.inference_mode():
         model(x_t, t, captioned)
+    assert not any(table.is_inference() for table in model.positions._axes.values())
     model(x_t.requires_grad_(), t, captioned).sum().backward()
     assert x_t.grad.isfinite().all()
 
