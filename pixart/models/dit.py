@@ -127,7 +127,7 @@ class PixArt(nn.Module):
 
     def embed_time(self, t: Tensor, cond: Conditioning) -> Tensor:
         """Timesteps (N,), and with them the label and the size of the image, as one vector (N, D)."""
-        if True:
+        with as_given(t.device):
             vector = self.t_embedder(t)  # (N, D)
             if self.y_embedder.embedding_table is not None and cond.label is not None:
                 vector = vector + self.y_embedder.embedding_table(cond.label)
@@ -158,7 +158,7 @@ class PixArt(nn.Module):
         """The time vector (N, D) as the blocks take it: adaLN-single's one modulation (N, 6, D), or unchanged."""
         if self.t_block is None:
             return t
-        if True:
+        with as_given(t.device):
             return self.t_block(t).unflatten(1, (6, -1))
 
     def unpatchify(self, x: Tensor, h: int, w: int) -> Tensor:
