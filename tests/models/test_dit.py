@@ -267,6 +267,18 @@ def test_autocast_gives_float32_with_the_time_embedding_untouched(small, randomi
     assert 0 < (output - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.parametrize("adaln", ["single", "per_block"])
+def test_autocast_leaves_every_modulation_in_float32_to_the_bit(small, randomise, adaln):
+    model, t = randomise(small(adaln=adaln)), torch.randn(2, 48)
+
+    def modulations() -> list[Tensor]:
+        return [*model.blocks[1].modulation(model.shared_modulation(t)), *model.final_layer.modulation(t)]
+
+    exact = modulations()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(modulations(), exact, strict=True))
+
+
 def test_a_model_cast_to_bfloat16_runs_on_float32_input_and_returns_float32(small, randomise, captioned, x_t, t):
     model = randomise(small(size_conditioning=True), std=0.05)
     exact = model(x_t, t, captioned)
