@@ -37,3 +37,25 @@ def test_impossible_settings_are_one_sentence_each(random_t5: Path) -> None:
         Tokenizer(random_t5, max_tokens=0, cleaning="basic")
     with pytest.raises(ValueError, match=r"^text_encoder\.cleaning: 'twice' is unknown"):
         Tokenizer(random_t5, max_tokens=8, cleaning="twice")  # type: ignore[arg-type]
+
+
+def test_a_folder_with_a_sentencepiece_model_alone_gives_its_pieces_and_the_end_token(tmp_path: Path) -> None:
+    import sentencepiece
+
+    (tmp_path / "corpus.txt").write_text("a red circle left of a blue square\na photo of an astronaut\n" * 20)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=50,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    captions = ["a red circle of a zebra", "a photo"]
+    ids = Tokenizer(tmp_path, max_tokens=120, cleaning="official").tokenize(captions)
+    assert ids == [[*pieces.encode(caption), 1] for caption in captions]
