@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from pixart.batch import Conditioning, concatenate
 from pixart.models.dit import PixArt
-from pixart.models.sizes import SIZES
 
 XL = {
     "input_size": 32,
@@ -24,7 +23,7 @@ XL = {
     "attention": "sdpa",
     "fp32_attention": False,
     "checkpoint_blocks": False,
-    **SIZES["XL/2"],
+    **{"depth": 28, "dim": 1152, "num_heads": 16, "patch_size": 2},
 }
 
 
