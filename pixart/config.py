@@ -13,7 +13,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = tuple[Positive, Positive]  # height, width in pixels
 Precision = Literal["fp32", "bf16", "fp16"]
-Scheduler = Literal["dpm_solver", "dpm_solver_logsnr", "ddim", "ddpm", "euler"]
+Scheduler = Literal[
+    "dpm_solver", "dpm_solver_logsnr", "dpm_solver_official", "ddim", "ddpm", "iddpm", "sa_solver", "euler"
+]  # fmt: skip
 
 # A resume may change these: none of them changes what a step computes.
 FREE_ON_RESUME = frozenset({

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pixart.diffusion.bound import discretised_normal_nll, normal_kl
 from pixart.diffusion.objective import Losses
+from pixart.diffusion.posterior import posterior
 from pixart.diffusion.time_sampling import TimeSampling, time_law
 from pixart.diffusion.weighting import Prediction, Weighting, loss_weights
 
@@ -29,9 +30,9 @@ class _Tables(NamedTuple):
     target_noise: Tensor
     clean_x_t: Tensor  # x0 prediction = clean_x_t * x_t + clean_output * output
     clean_output: Tensor
-    posterior_x0: Tensor  # weight of x0 in the mean of q(x_{t-1} | x_t, x0), Ho et al. eq. 7
-    min_log_variance: Tensor  # of that posterior, its first value replaced by the second because the true one is 0
-    max_log_variance: Tensor  # log beta
+    posterior_x0: Tensor  # of ``Posterior``, like the next two
+    min_log_variance: Tensor
+    max_log_variance: Tensor
     weight: Tensor  # of the squared error
 
 
@@ -47,8 +48,11 @@ def _betas(schedule: Schedule, num_timesteps: int) -> Tensor:
     raise ValueError(f"objective.schedule: '{schedule}' is not one of linear, cosine")
 
 
-def _prediction_tables(prediction: Prediction, signal_rate: Tensor, noise_rate: Tensor) -> dict[str, Tensor]:
-    """What is predicted, as a linear map of (x0, noise), and its inverse given x_t."""
+def prediction_maps(prediction: Prediction, signal_rate: Tensor, noise_rate: Tensor) -> dict[str, Tensor]:
+    """What is predicted as a linear map of (x0, noise), and x0 as one of (x_t, output).
+
+    ``signal_rate`` and ``noise_rate`` (T,) are those of any T times; each value is (T,), named as in the tables.
+    """
     one, zero = torch.ones_like(signal_rate), torch.zeros_like(signal_rate)
     names = ("target_x0", "target_noise", "clean_x_t", "clean_output")
     maps = {
@@ -177,16 +181,15 @@ class Gaussian:
 
     def _make_tables(self, weighting: Weighting, gamma: float) -> _Tables:
         alpha_bar = self.alphas_cumprod
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
-        posterior_variance = self.betas * (1 - previous) / (1 - alpha_bar)
+        step_back = posterior(self.betas, alpha_bar)
         signal_rate, noise_rate = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         return _Tables(
             signal_rate=signal_rate,
             noise_rate=noise_rate,
-            **_prediction_tables(self.prediction, signal_rate, noise_rate),
-            posterior_x0=self.betas * previous.sqrt() / (1 - alpha_bar),
-            min_log_variance=torch.cat([posterior_variance[1:2], posterior_variance[1:]]).log(),
-            max_log_variance=self.betas.log(),
+            **prediction_maps(self.prediction, signal_rate, noise_rate),
+            posterior_x0=step_back.x0,
+            min_log_variance=step_back.min_log_variance,
+            max_log_variance=step_back.max_log_variance,
             weight=loss_weights(
                 alpha_bar / (1 - alpha_bar), weighting=weighting, gamma=gamma, prediction=self.prediction
             ),

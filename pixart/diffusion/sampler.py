@@ -1,4 +1,4 @@
-"""From noise to latents: one loop around the schedulers of diffusers."""
+"""From noise to latents: one loop around any scheduler."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,99 +7,47 @@ import torch
 from torch import Tensor
 
 from pixart.batch import Conditioning, Denoiser
+from pixart.diffusion import schedulers
+from pixart.diffusion.dpm_solver import OfficialDPMSolver
+from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.guidance import GuidanceChannels, guided
+from pixart.diffusion.iddpm import ImprovedDDPM
 from pixart.diffusion.objective import Objective
+from pixart.diffusion.schedulers import Borrowed, Scheduler
 
-# Below this log signal-to-noise ratio a schedule says nothing more and 1 / signal overflows; the linear one ends
-# just above it at -5.06 and is left whole.
-LAMBDA_MIN = -5.1
-
-
-def _dpm_solver(config: dict[str, Any]) -> Any:
-    from diffusers import DPMSolverMultistepScheduler
-
-    return DPMSolverMultistepScheduler(**config, solver_order=2, lambda_min_clipped=LAMBDA_MIN)
-
-
-def _dpm_solver_logsnr(config: dict[str, Any]) -> Any:
-    from diffusers import DPMSolverMultistepScheduler
-
-    # Steps even in log signal-to-noise ratio (Lu et al. 2022): many more of them near the clean end, which
-    # pays where single pixels matter.
-    return DPMSolverMultistepScheduler(**config, solver_order=2, use_lu_lambdas=True)
-
-
-def _ddim(config: dict[str, Any]) -> Any:
-    from diffusers import DPMSolverMultistepScheduler
-
-    # DPM-Solver++ of order one is DDIM (Lu et al. 2022). diffusers' own DDIM steps by T // steps and so
-    # leaves noise behind wherever the number of steps does not divide T; its "trailing" spacing, here as elsewhere,
-    # makes one timestep too many, -1, for 61, 103, 121 ... steps.
-    return DPMSolverMultistepScheduler(**config, solver_order=1, lambda_min_clipped=LAMBDA_MIN)
-
-
-def _ddpm(config: dict[str, Any]) -> Any:
-    from diffusers import DDPMScheduler
-
-    # Evenly from T - 1 to 0, both included: the spacing of Improved DDPM's sampler.
-    return DDPMScheduler(**config, clip_sample=False, timestep_spacing="linspace")
-
-
-def _euler(config: dict[str, Any]) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler(
-        num_train_timesteps=config["num_train_timesteps"], shift=config["flow_shift"]
-    )
-
-
-_GAUSSIAN = {"dpm_solver": _dpm_solver, "dpm_solver_logsnr": _dpm_solver_logsnr, "ddim": _ddim, "ddpm": _ddpm}
-_FLOW = {"dpm_solver": _dpm_solver, "ddim": _ddim, "euler": _euler}
+_DIFFUSERS_GAUSSIAN = {
+    "dpm_solver": schedulers.dpm_solver,
+    "dpm_solver_logsnr": schedulers.dpm_solver_logsnr,
+    "ddim": schedulers.ddim,
+    "ddpm": schedulers.ddpm,
+    "sa_solver": schedulers.sa_solver,
+}
+_DIFFUSERS_FLOW = {"dpm_solver": schedulers.dpm_solver, "ddim": schedulers.ddim, "euler": schedulers.euler}
+_OURS: dict[str, type[OfficialDPMSolver] | type[ImprovedDDPM]] = {
+    "dpm_solver_official": OfficialDPMSolver,
+    "iddpm": ImprovedDDPM,
+}
 
 
 def make_scheduler(objective: Objective, name: str) -> Any:
-    """A fresh diffusers scheduler that walks the objective's path.
+    """A fresh scheduler that walks the objective's path: one of diffusers', or one of ours.
 
     Args:
         objective: says betas or flow, and what is predicted.
-        name: ``dpm_solver`` (DPM-Solver++, order 2, steps even in time as the official sampler's) or ``ddim``; for
-            Gaussian diffusion also ``dpm_solver_logsnr`` and ``ddpm``, for flow matching also ``euler``.
+        name: ``dpm_solver`` (DPM-Solver++, order 2, steps even in time) or ``ddim``; for flow matching also ``euler``;
+            for Gaussian diffusion also ``dpm_solver_logsnr``, ``ddpm``, ``sa_solver``, and as the official samplers
+            have them ``dpm_solver_official`` (fractional times) and ``iddpm`` (respaced, learned variance).
 
     Raises:
-        ValueError: a name that the objective has no scheduler for.
+        ValueError: a name that the objective has no scheduler for, ``iddpm`` without a learned variance.
     """
-    config = objective.scheduler_config()
-    known = _FLOW if config.get("use_flow_sigmas") else _GAUSSIAN
-    if name not in known:
+    if isinstance(objective, Gaussian) and name in _OURS:
+        return _OURS[name](objective)
+    theirs = _DIFFUSERS_GAUSSIAN if isinstance(objective, Gaussian) else _DIFFUSERS_FLOW
+    if name not in theirs:
+        known = [*theirs, *(_OURS if isinstance(objective, Gaussian) else ())]
         raise ValueError(f"scheduler: '{name}' is not one of {', '.join(known)}, which this objective can use")
-    return known[name](config)
-
-
-def _draws_noise(scheduler: Any) -> bool:
-    return type(scheduler).__name__ == "DDPMScheduler"
-
-
-def _set_times(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:
-    """Resets the scheduler; its own timesteps and the times that the model is told, (steps,) each, on the CPU."""
-    limit = scheduler.config.num_train_timesteps
-    # The full chain is DDPM's home; two equal timesteps in a row make a solver divide by zero.
-    lowest, highest = (2, limit) if _draws_noise(scheduler) else (1, limit - 1)
-    if not lowest <= num_inference_steps <= highest:
-        raise ValueError(
-            f"num_inference_steps: {num_inference_steps} must be from {lowest} to {highest} for this scheduler"
-        )
-    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
-        # Left to itself it shifts the smallest time twice and spends its last step on almost nothing.
-        sigmas = torch.linspace(1, 1 / num_inference_steps, num_inference_steps, dtype=torch.float64)
-        scheduler.set_timesteps(sigmas=sigmas.tolist())
-    else:
-        scheduler.set_timesteps(num_inference_steps)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # or it looks its place up by timestep, and takes the second of two equal ones
-    if scheduler.config.get("use_flow_sigmas"):
-        # Its timesteps are cut to integers; the times that belong to its sigmas are not integers.
-        return scheduler.timesteps, scheduler.sigmas[:-1] * limit
-    return scheduler.timesteps, scheduler.timesteps
+    return theirs[name](objective.scheduler_config())
 
 
 @torch.no_grad()
@@ -119,7 +67,7 @@ def sample(
     """Latents (N, C, H, W) float32 that the denoiser draws out of noise.
 
     Args:
-        denoiser: gives (N, C or 2C, H, W); a variance half is split off here, schedulers use their own variance.
+        denoiser: gives (N, C or 2C, H, W); only ``iddpm`` uses a variance half, the others have their own variance.
         scheduler: from ``make_scheduler``; it is reset, so one may be used again.
         latents: (N, C, H, W) standard normal noise.
         cond: N rows.
@@ -127,22 +75,29 @@ def sample(
         guidance_scale: see ``guided``.
         num_inference_steps: calls of the denoiser.
         guidance_channels: see ``guided``.
-        generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, unused by the others.
+        generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, ``iddpm`` and ``sa_solver``,
+            unused by the others.
         progress: called with (steps done, steps in all) after each.
 
     Raises:
-        ValueError: a number of steps out of range, ``ddpm`` without generators, guidance without null.
+        ValueError: a number of steps out of range, no generators where noise is drawn, guidance without null.
     """
-    if generators is None and _draws_noise(scheduler):
-        raise ValueError("scheduler 'ddpm' draws noise at every step; give one generator per image")
-    predict = guided(denoiser, guidance_scale=guidance_scale, channels=guidance_channels)
-    timesteps, model_times = _set_times(scheduler, num_inference_steps)
-    noise_source = {} if generators is None else {"generator": list(generators)}
+    solver: Scheduler = scheduler if isinstance(scheduler, OfficialDPMSolver | ImprovedDDPM) else Borrowed(scheduler)
+    fewest, most = solver.steps
+    if not fewest <= num_inference_steps <= most:
+        raise ValueError(
+            f"num_inference_steps: {num_inference_steps} must be from {fewest} to {most} for this scheduler"
+        )
+    if generators is None and solver.draws_noise:
+        raise ValueError("a scheduler that draws noise at every step (ddpm, iddpm, sa_solver) needs generators")
+    predict = guided(
+        denoiser, guidance_scale=guidance_scale, channels=guidance_channels, with_variance=solver.takes_variance
+    )
     latents = latents.float()
-    for done, (timestep, time) in enumerate(zip(timesteps, model_times, strict=True), start=1):
+    for done, time in enumerate(solver.set_timesteps(num_inference_steps), start=1):
         t = time.expand(len(latents)).to(latents.device)  # (N,)
-        prediction = predict(latents, t, cond, null).float()  # (N, C, H, W)
-        latents = scheduler.step(prediction, timestep, latents, **noise_source, return_dict=False)[0]
+        output = predict(latents, t, cond, null).float()  # (N, C or 2C, H, W)
+        latents = solver.step(output, latents, generators)
         if progress is not None:
-            progress(done, len(timesteps))
+            progress(done, num_inference_steps)
     return latents

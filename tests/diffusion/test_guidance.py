@@ -56,6 +56,25 @@ def test_three_channel_guidance_leaves_the_4th_to_the_conditioning() -> None:
     assert torch.equal(out[:, 3], given[:, 3])
 
 
+def test_the_official_guidance_is_3_channels_of_noise_and_conds_own_5_others() -> None:
+    """As the official sampler has it: eps = output[:, :3], rest = output[:, 3:], and the first half goes on."""
+
+    class Varied(Recorder):
+        def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+            eps = super().__call__(x_t, t, cond)[:, :4]
+            return torch.cat([eps, 2 * eps], dim=1)
+
+    given = torch.cat([X.sin(), 2 * X.sin()], dim=1) * torch.tensor([1, 2, 3]).view(-1, 1, 1, 1)
+    nothing = torch.cat([X.sin(), 2 * X.sin()], dim=1) * 11
+    out = guided(Varied(), guidance_scale=4.5, channels="three", with_variance=True)(X, T, COND, NULL)
+    assert out.shape == (3, 8, 2, 2)
+    assert torch.equal(out[:, :3], (nothing + 4.5 * (given - nothing))[:, :3])
+    assert torch.equal(out[:, 3:], given[:, 3:])
+    every = guided(Varied(), guidance_scale=4.5, channels="all", with_variance=True)(X, T, COND, NULL)
+    assert torch.equal(every[:, :4], (nothing + 4.5 * (given - nothing))[:, :4])
+    assert torch.equal(every[:, 4:], given[:, 4:])
+
+
 def test_guidance_without_null_and_2_channel_guidance_are_refused_in_one_sentence() -> None:
     with pytest.raises(ValueError, match=r"guidance_scale=4\.5 needs a null conditioning"):
         guided(Recorder(), guidance_scale=4.5, channels="all")(X, T, COND, None)

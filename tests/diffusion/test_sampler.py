@@ -1,5 +1,6 @@
 """Samplers against data whose best denoiser is known in closed form: every pixel is N(MEAN, STD^2)."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -53,7 +54,10 @@ def drawn(objective: Gaussian | Flow, name: str, steps: int) -> Tensor:
 @pytest.mark.parametrize("prediction", ["eps", "velocity", "x0"])
 @pytest.mark.parametrize(
     ("name", "steps", "tolerance"),
-    [("dpm_solver", 20, 0.03), ("dpm_solver_logsnr", 20, 0.02), ("ddim", 100, 0.02), ("ddpm", 500, 0.015)],
+    [
+        *(("dpm_solver", 20, 0.03), ("dpm_solver_logsnr", 20, 0.02), ("ddim", 100, 0.02), ("ddpm", 500, 0.015)),
+        ("sa_solver", 50, 0.02),
+    ],
 )
 def test_an_exact_gaussian_denoiser_is_sampled_to_mean_0_5_and_std_0_6(
     make_gaussian: Make, prediction: str, name: str, steps: int, tolerance: float
@@ -121,6 +125,29 @@ def test_the_100_steps_of_ddpm_are_those_of_improved_ddpm(make_gaussian: Make) -
     assert times_told(make_gaussian(), "ddpm", 100).tolist() == [round(999 / 99 * i) for i in reversed(range(100))]
 
 
+def test_the_25_steps_of_sa_solver_are_the_official_times_rounded(make_gaussian: Make) -> None:
+    assert times_told(make_gaussian(), "sa_solver", 25).tolist() == [round(999 - 39.96 * i) for i in range(25)]
+
+
+def test_sa_solver_adds_noise_between_800_and_200_and_nowhere_else(make_gaussian: Make) -> None:
+    objective, noises = make_gaussian(prediction="x0"), []
+
+    def denoiser(x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: ARG001
+        noises.append((int(t[0]), x_t))
+        return torch.zeros(2, 8, 2, 2)
+
+    for rows in ([1, 2], [3, 4]):
+        draws = [torch.Generator().manual_seed(row) for row in rows]
+        scheduler = make_scheduler(objective, "sa_solver")
+        kwargs = {"guidance_scale": 1.0, "num_inference_steps": 25, "generators": draws}
+        sample(denoiser, scheduler, noise(2, 2), NOTHING, None, **kwargs)
+    same = {t: torch.equal(a, b) for (t, a), (_, b) in zip(noises[:25], noises[25:], strict=True)}
+    assert {t for t, equal in same.items() if equal} == {t for t in same if t > 760}  # the step from 799 is noisy
+    # Towards a clean picture of 0 a step without noise is a multiplication.
+    spread = {t: (after / before).std().item() for (t, before), (_, after) in itertools.pairwise(noises[:25])}
+    assert {t for t, value in spread.items() if value < 1e-5} == {t for t in spread if t > 800 or t < 200}
+
+
 def test_a_flow_model_is_told_1000_s_with_its_fraction() -> None:
     flow = Flow(shift=3.0, time_sampling="uniform")
     told = times_told(flow, "dpm_solver", 20)
@@ -136,7 +163,7 @@ def test_4_euler_steps_with_shift_3_are_even_before_the_shift() -> None:
     torch.testing.assert_close(told, 1000 * 3 * s / (1 + 2 * s))
 
 
-@pytest.mark.parametrize("name", ["dpm_solver", "ddim", "ddpm"])
+@pytest.mark.parametrize("name", ["dpm_solver", "ddim", "ddpm", "sa_solver"])
 def test_one_scheduler_used_2_times_gives_the_same_latents(make_gaussian: Make, name: str) -> None:
     objective = make_gaussian()
     scheduler = make_scheduler(objective, name)
@@ -150,10 +177,11 @@ def test_one_scheduler_used_2_times_gives_the_same_latents(make_gaussian: Make, 
     assert torch.equal(first, second)
 
 
-def test_with_ddpm_row_2_does_not_depend_on_its_3_neighbours(make_gaussian: Make) -> None:
+@pytest.mark.parametrize("name", ["ddpm", "sa_solver"])
+def test_where_noise_is_drawn_row_2_does_not_depend_on_its_3_neighbours(make_gaussian: Make, name: str) -> None:
     objective = make_gaussian()
     kwargs = {"guidance_scale": 1.0, "num_inference_steps": 5}
-    scheduler = make_scheduler(objective, "ddpm")
+    scheduler = make_scheduler(objective, name)
     all_rows = sample(exact(objective), scheduler, noise(), NOTHING, None, **kwargs, generators=generators())
     alone = sample(exact(objective), scheduler, noise()[2:3], NOTHING, None, **kwargs, generators=generators()[2:3])
     torch.testing.assert_close(alone, all_rows[2:3])
@@ -184,9 +212,12 @@ def test_a_scheduler_of_the_other_kind_0_steps_and_missing_generators_are_refuse
         make_scheduler(make_gaussian(), "euler")
     with pytest.raises(ValueError, match="scheduler: 'ddpm' is not one of dpm_solver, ddim, euler"):
         make_scheduler(Flow(shift=1.0, time_sampling="uniform"), "ddpm")
+    for name in ("sa_solver", "iddpm", "dpm_solver_official"):
+        with pytest.raises(ValueError, match=f"scheduler: '{name}' is not one of dpm_solver, ddim, euler"):
+            make_scheduler(Flow(shift=1.0, time_sampling="uniform"), name)
     with pytest.raises(ValueError, match="num_inference_steps: 0 must be from 1 to 999"):
         drawn(make_gaussian(), "dpm_solver", 0)
-    with pytest.raises(ValueError, match="scheduler 'ddpm' draws noise at every step"):
+    with pytest.raises(ValueError, match="a scheduler that draws noise at every step"):
         sample(
             exact(make_gaussian()), make_scheduler(make_gaussian(), "ddpm"), noise(), NOTHING, None,
             guidance_scale=1.0, num_inference_steps=2,
