@@ -42,6 +42,9 @@ def sample(values: dict[str, Any]) -> None:
         precision=asked.precision,
         text_source=asked.text_encoder,
         autoencoder_source=asked.autoencoder,
+        null_caption=asked.null_caption,
+        null_mask=asked.null_mask,
+        told_aspect_ratio=asked.told_aspect_ratio,
     )
     wanted: list[Any] = [x for x in (prompts or asked.labels or ()) for _ in range(asked.images_per_prompt)]
     seeds = [asked.seed + i for i in range(len(wanted))]
@@ -56,6 +59,7 @@ def sample(values: dict[str, Any]) -> None:
         guidance_channels=asked.guidance_channels,
         scheduler_name=asked.scheduler,
         batch_size=asked.batch_size,
+        binning=asked.binning,
     )
     results = [
         Result(

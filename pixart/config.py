@@ -245,6 +245,10 @@ class SampleConfig(Draw):
     width: Positive | None
     aspect_ratio: Annotated[float, Field(gt=0)] | None
     guidance_channels: Literal["all", "three"]
+    binning: Literal["none", "official"]
+    told_aspect_ratio: Literal["exact", "bucket"] | None
+    null_caption: Literal["empty", "y_embedding"]
+    null_mask: Literal["own", "prompt"]
     text_encoder: str | None
     autoencoder: str | None
     columns: Positive

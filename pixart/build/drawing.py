@@ -1,7 +1,7 @@
 """Weights to pictures and scores, for the doors that do not train."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,14 +13,24 @@ from pixart.formats.snapshot import find_snapshot, read_snapshot
 from pixart.models.dit import PixArt
 from pixart.sampling.grid import make_grid
 from pixart.sampling.pipeline import Pipeline
+from pixart.sampling.words import NullMask, ToldRatio
 
 
 def open_weights(
-    weights: str, *, precision: Precision | None, text_source: str | None, autoencoder_source: str | None
+    weights: str,
+    *,
+    precision: Precision | None,
+    text_source: str | None,
+    autoencoder_source: str | None,
+    null_caption: Literal["empty", "y_embedding"] = "empty",
+    null_mask: NullMask = "own",
+    told_aspect_ratio: ToldRatio | None = None,
 ) -> tuple[Pipeline, Config]:
     """A pipeline from a run directory or snapshot, with the configuration that its weights were trained by.
 
-    Raises ``ValueError`` where they cannot be read, or an encoder is not the one that the model was trained with.
+    ``null_caption`` is the text encoder's of the empty caption, or the rows that the weights carry; the aspect ratio
+    is told as in training where ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read,
+    carry no null caption and are to give it, or an encoder is not the one that the model was trained with.
     """
     path = find_snapshot(weights)
     snapshot = read_snapshot(path)
@@ -33,12 +43,24 @@ def open_weights(
                 f"{path} was trained with another {name} (stamp {stamp}, this one is {found.get(name)}): "
                 f"give that one as {name}=<folder or hub name>"
             )
+    if null_caption == "y_embedding" and snapshot.null_caption is None:
+        raise ValueError(f"null_caption=y_embedding: {path} carries no null caption; take null_caption=empty")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen: Precision = precision or ("bf16" if device.type == "cuda" else "fp32")
     loaded = PixArt.from_pretrained(path).to(device).eval()
     if encoder is not None:
         encoder.to(device)
-    pipeline = Pipeline(loaded, objective(config), encoder, latents.to(device), device=device, precision=chosen)
+    pipeline = Pipeline(
+        loaded,
+        objective(config),
+        encoder,
+        latents.to(device),
+        device=device,
+        precision=chosen,
+        null_caption=snapshot.null_caption if null_caption == "y_embedding" else None,
+        null_mask=null_mask,
+        told_aspect_ratio=told_aspect_ratio or config.data.aspect_ratio,
+    )
     return pipeline, config
 
 

@@ -230,7 +230,13 @@ def _pictures(config: Config, learner: Learner, encoder: TextEncoder | None, lat
     if not asked:
         return None
     pipeline = Pipeline(
-        learner.bare, learner.objective, encoder, latents, device=learner.accelerator.device, precision=config.precision
+        learner.bare,
+        learner.objective,
+        encoder,
+        latents,
+        device=learner.accelerator.device,
+        precision=config.precision,
+        told_aspect_ratio=config.data.aspect_ratio,
     )
     buckets = buckets_for(config.resolution, config.data.buckets)
     sizes = [buckets[i % len(buckets)] for i in range(len(asked))]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from pixart.diffusion.objective import Objective
 from pixart.diffusion.sampler import make_scheduler, sample
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
+from pixart.sampling.framing import Binning, crop_back, drawn_size
 from pixart.sampling.request import Size, batches, check_numbers, check_words
+from pixart.sampling.words import NullMask, ToldRatio, Words
 
+T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +36,8 @@ class Pipeline:
         device: where the sampling takes place; encoder and autoencoder are used where they lie.
         precision: of the model's forward: ``fp32`` as the weights are, or autocast to ``bf16`` or ``fp16``.
         null_caption: (L0, D) text states of "no caption"; None takes the text encoder's of the empty one.
+        null_mask: which of its rows are attended to, see ``pixart.sampling.words``.
+        told_aspect_ratio: how exactly a size-conditioned model is told it, see there.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class Pipeline:
         device: torch.device | str,
         precision: Precision,
         null_caption: Tensor | None = None,
+        null_mask: NullMask = "own",
+        told_aspect_ratio: ToldRatio = "exact",
     ) -> None:
         self.model = model
         self.config: dict[str, Any] = model.config  # type: ignore[assignment]
@@ -53,7 +60,13 @@ class Pipeline:
         self.autoencoder = autoencoder
         self.device = torch.device(device)
         self.precision = precision
-        self._null_caption = null_caption
+        self.words = Words(
+            self.config,
+            text_encoder,
+            null_caption=null_caption,
+            null_mask=null_mask,
+            told_aspect_ratio=told_aspect_ratio,
+        )
 
     @torch.no_grad()
     def __call__(
@@ -68,6 +81,7 @@ class Pipeline:
         guidance_channels: GuidanceChannels,
         scheduler_name: str,
         batch_size: int,
+        binning: Binning = "none",
         progress: Callable[[int, int], None] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """One picture per prompt (or label), uint8 (height, width, 3), in the order they were asked for.
@@ -76,12 +90,13 @@ class Pipeline:
             prompts: for a model with text.
             labels: for a class-conditional model, 0 .. num_classes - 1.
             seeds: one per picture, the only source of its noise: what else is in the batch does not matter.
-            sizes: (height, width) in pixels of each; pictures of one size are drawn together.
+            sizes: (height, width) in pixels of each; pictures drawn at one size are drawn together.
             guidance_scale: 1 is none.
             num_inference_steps: calls of the model per picture.
             guidance_channels: see ``pixart.diffusion.guidance``.
             scheduler_name: see ``pixart.diffusion.sampler``.
             batch_size: pictures drawn together at most; guidance doubles the rows of the model's batch.
+            binning: ``official`` draws each at the nearest of the 33 official sizes and crops it back.
             progress: called with (steps done, steps in all) over all batches.
 
         Raises:
@@ -91,27 +106,30 @@ class Pipeline:
         encoder_dim = None if self.text_encoder is None else self.text_encoder.dim
         check_words(self.config, prompts=prompts, labels=labels, text_encoder_dim=encoder_dim)
         count = len(prompts if prompts is not None else labels if labels is not None else seeds)
-        check_numbers(count, self.autoencoder.stride * self.config["patch_size"], seeds=seeds, sizes=sizes)
-        groups = batches(sizes, batch_size)
+        side = self.config["input_size"] * self.autoencoder.stride
+        drawn = [drawn_size(size, binning=binning, resolution=side) for size in sizes]
+        check_numbers(count, self.autoencoder.stride * self.config["patch_size"], seeds=seeds, sizes=drawn)
+        groups = batches(drawn, batch_size)
         pictures: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(seeds)
         with _evaluating(self.model):
             for number, rows in enumerate(groups):
                 generators = [torch.Generator().manual_seed(seeds[row]) for row in rows]
-                words = self._size_words(len(rows), sizes[rows[0]])  # known whether or not anything is asked for
+                size = drawn[rows[0]]
+                asked = self.words.asked(len(rows), size, prompts=_chosen(prompts, rows), labels=_chosen(labels, rows))
                 latents = sample(
                     self._denoise,
                     make_scheduler(self.objective, scheduler_name),
-                    self._noise(generators, sizes[rows[0]]),
-                    self._asked(rows, prompts, labels, words),
-                    None if guidance_scale == 1 else self._nothing(rows, prompts, labels, words),
+                    self._noise(generators, size),
+                    asked.to(self.device),
+                    None if guidance_scale == 1 else self.words.nothing(asked).to(self.device),
                     guidance_scale=guidance_scale,
                     num_inference_steps=num_inference_steps,
                     guidance_channels=guidance_channels,
                     generators=generators,
                     progress=_over_batches(progress, number, len(groups)),
                 )
-                for row, picture in zip(rows, self._decode(latents), strict=True):
-                    pictures[row] = picture
+                for row, latent in zip(rows, latents.split(1), strict=True):
+                    pictures[row] = self._decode(latent, sizes[row])
         return pictures
 
     def _denoise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
@@ -127,58 +145,10 @@ class Pipeline:
         shape = (self.autoencoder.channels, size[0] // stride, size[1] // stride)
         return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
 
-    def _asked(
-        self,
-        rows: Sequence[int],
-        prompts: Sequence[str] | None,
-        labels: Sequence[int] | None,
-        words: dict[str, Tensor],
-    ) -> Conditioning:
-        if prompts is not None:
-            assert self.text_encoder is not None
-            tokens, mask = self.text_encoder([prompts[row] for row in rows])  # (N, L, D), (N, L)
-            words = words | {"tokens": tokens, "mask": mask}
-        if labels is not None:
-            words = words | {"label": torch.tensor([labels[row] for row in rows])}
-        return Conditioning(**words).to(self.device)
-
-    def _nothing(
-        self,
-        rows: Sequence[int],
-        prompts: Sequence[str] | None,
-        labels: Sequence[int] | None,
-        words: dict[str, Tensor],
-    ) -> Conditioning:
-        if prompts is not None:
-            states = self._null_states()
-            mask = torch.ones(len(rows), len(states), dtype=torch.bool)
-            words = words | {"tokens": states.expand(len(rows), -1, -1), "mask": mask}  # (N, L0, D), (N, L0)
-        if labels is not None:
-            words = words | {"label": torch.full((len(rows),), self.config["num_classes"])}
-        return Conditioning(**words).to(self.device)
-
-    def _size_words(self, count: int, size: Size) -> dict[str, Tensor]:
-        if not self.config["size_conditioning"]:
-            return {}
-        height, width = size
-        return {
-            "size": torch.tensor([[height, width]], dtype=torch.float32).expand(count, 2),
-            "aspect_ratio": torch.tensor([[height / width]], dtype=torch.float32).expand(count, 1),
-        }
-
-    def _null_states(self) -> Tensor:
-        """(L0, D) states of no caption, asked of the text encoder once."""
-        if self._null_caption is None:
-            assert self.text_encoder is not None
-            states, mask = self.text_encoder([""])  # (1, L0, D), (1, L0)
-            self._null_caption = states[0, mask[0]]
-        return self._null_caption
-
-    def _decode(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
-        """One at a time: an autoencoder needs far more memory per picture than the model does."""
-        for row in latents.split(1):
-            image = self.autoencoder.decode(row)[0]  # (3, height, width) in [-1, 1]
-            yield ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    def _decode(self, latent: Tensor, size: Size) -> NDArray[np.uint8]:
+        """One (1, C, H, W) at a time: an autoencoder needs far more memory per picture than the model does."""
+        image = crop_back(self.autoencoder.decode(latent), size)[0]  # (3, height, width) in [-1, 1]
+        return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 @contextmanager
@@ -190,6 +160,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def _chosen(asked: Sequence[T] | None, rows: Sequence[int]) -> list[T] | None:
+    return None if asked is None else [asked[row] for row in rows]
 
 
 def _over_batches(

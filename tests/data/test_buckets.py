@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pixart.data.buckets import Bucket, assign, batch_sizes, buckets_for, official_buckets
+from pixart.data.buckets import Bucket, assign, batch_sizes, buckets_for, official_bins, official_buckets
 
 KEYS = [
     0.25,
@@ -64,6 +64,16 @@ def test_the_table_for_1024_pixels_has_the_40_official_keys_and_sizes():
 def test_the_tables_for_512_and_256_are_a_half_and_a_quarter(resolution: int):
     scale = 1024 // resolution
     assert [(b.height * scale, b.width * scale) for b in official_buckets(resolution)] == list(official_buckets(1024))
+
+
+def test_the_33_inference_sizes_are_those_of_diffusers_for_1024_512_and_256():
+    from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_512_BIN, ASPECT_RATIO_1024_BIN
+    from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import ASPECT_RATIO_256_BIN
+
+    for resolution, table in ((1024, ASPECT_RATIO_1024_BIN), (512, ASPECT_RATIO_512_BIN), (256, ASPECT_RATIO_256_BIN)):
+        bins = official_bins(resolution)
+        assert len(bins) == 33
+        assert {bucket.key: list(bucket) for bucket in bins} == {float(key): size for key, size in table.items()}
 
 
 def test_a_resolution_without_a_table_is_refused():

@@ -145,6 +145,74 @@ def test_a_given_null_caption_of_5_tokens_is_taken_instead() -> None:
     assert mask.sum(1).tolist() == [4, 5]
 
 
+def test_the_official_null_caption_has_its_own_rows_and_the_mask_of_the_prompt_beside_it() -> None:
+    encoder, model = Letters(), Painter(by_text, text_dim=2)
+    rows = torch.arange(10.0).view(-1, 1).expand(10, 2) / -100  # row i is -i / 100
+    draw = pipeline(model, encoder, null_caption=rows, null_mask="prompt")
+    asked = {**ASKED, "guidance_scale": 2.0}
+    pictures = draw(prompts=["abc", "abcdef"], seeds=[0, 1], sizes=[(8, 8)] * 2, **asked)
+    # "abc" has 4 tokens: null is the mean of rows 0 to 3, "abcdef" has 7: that of rows 0 to 6.
+    assert values(pictures) == [grey(2 * 0.3 + 0.015), 255]
+    mask = model.told[0].mask
+    assert mask is not None
+    assert mask.sum(1).tolist() == [4, 7, 4, 7]
+    assert torch.equal(mask[:2], mask[2:])
+
+
+def test_a_null_caption_of_3_rows_cannot_have_the_mask_of_4_tokens_and_a_mask_called_all_is_refused() -> None:
+    draw = pipeline(Painter(by_text, text_dim=2), Letters(), null_caption=torch.zeros(3, 2), null_mask="prompt")
+    with pytest.raises(ValueError, match="null_mask: 'prompt' needs a null caption as long as the prompts, 4 tokens"):
+        draw(prompts=["abc"], seeds=[0], sizes=[(8, 8)], **{**ASKED, "guidance_scale": 2.0})
+    with pytest.raises(ValueError, match="null_mask: 'all' is not one of own, prompt"):
+        pipeline(Painter(by_text, text_dim=2), Letters(), null_mask="all")
+    with pytest.raises(ValueError, match="told_aspect_ratio: 'key' is not one of exact, bucket"):
+        pipeline(Painter(by_text, text_dim=2), Letters(), told_aspect_ratio="key")
+
+
+def test_a_picture_of_200_by_300_is_drawn_at_the_official_208_by_304_and_cropped_back() -> None:
+    model = Painter(by_label, num_classes=10, input_size=256, size_conditioning=True)
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    asked = {**ASKED, "binning": "official"}
+    pictures = pipeline(model, told_aspect_ratio="bucket")(labels=[3, 2], seeds=[0, 1], sizes=[(200, 300)] * 2, **asked)
+    assert set(shapes) == {(2, 3, 208, 304)}
+    assert [picture.shape for picture in pictures] == [(200, 300, 3)] * 2
+    assert values(pictures) == [grey(0.3), grey(0.2)]
+    size, ratio = model.told[0].size, model.told[0].aspect_ratio
+    assert size is not None
+    assert ratio is not None
+    assert size.tolist() == [[208, 304]] * 2
+    torch.testing.assert_close(ratio, torch.tensor([[0.68]] * 2))  # 208 / 304 is 0.6842
+
+
+def test_2_sizes_of_one_bin_are_drawn_together_and_cropped_apart_and_their_sides_need_be_no_whole_patches() -> None:
+    model = Painter(by_label, num_classes=10, input_size=256)
+    asked = {**ASKED, "binning": "official", "num_inference_steps": 1}
+    pictures = pipeline(model)(labels=[3, 4], seeds=[0, 1], sizes=[(101, 99), (255, 257)], **asked)
+    assert [picture.shape for picture in pictures] == [(101, 99, 3), (255, 257, 3)]
+    assert len(model.told) == 1
+    with pytest.raises(ValueError, match="size 101 x 99: both sides must be multiples of 2 pixels"):
+        pipeline(model)(labels=[3], seeds=[0], sizes=[(101, 99)], **ASKED)
+
+
+def test_iddpm_and_the_official_solver_draw_through_the_pipeline_with_a_variance_half() -> None:
+    learned = Gaussian(
+        num_timesteps=1000, schedule="linear", prediction="x0", learned_variance=True,
+        weighting="none", weighting_gamma=5.0, time_sampling="uniform",
+    )  # fmt: skip
+
+    class Varied(Painter):
+        def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+            clean = super().forward(x_t, t, cond)
+            return torch.cat([clean, torch.zeros_like(clean)], dim=1)
+
+    for name in ("iddpm", "dpm_solver_official", "sa_solver"):
+        draw = Pipeline(Varied(by_label, num_classes=10), learned, None, Pixels(), device="cpu", precision="fp32")
+        asked = {**ASKED, "scheduler_name": name, "num_inference_steps": 20, "guidance_channels": "three"}
+        picture = draw(labels=[2], seeds=[0], sizes=[(8, 8)], **{**asked, "guidance_scale": 2.0})[0]
+        assert abs(int(picture.mean()) - grey(0.4)) <= 2
+
+
 @pytest.mark.parametrize("scheduler", ["dpm_solver", "ddpm"])
 def test_a_picture_depends_on_its_seed_and_on_0_of_its_neighbours(scheduler: str) -> None:
     draw, asked = pipeline(Painter(by_noise, num_classes=10)), {**ASKED, "scheduler_name": scheduler}

@@ -1,0 +1,95 @@
+"""Weights to pictures: which null caption and which aspect ratio the model hears."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from miniature import small
+from omegaconf import OmegaConf
+
+from pixart.build.drawing import open_weights
+from pixart.build.parts import autoencoder, model, text_encoder
+from pixart.config import SampleConfig, parse
+from pixart.door import CONFIGS
+from pixart.formats.snapshot import write_snapshot
+
+SOURCES: dict[str, Any] = {"precision": None, "text_source": None, "autoencoder_source": None}
+
+
+def snapshot(path: Path, *overrides: str, null_caption: torch.Tensor | None) -> str:
+    """A small stage 3 that was never trained, as it lies in a file."""
+    config = small(3, path.parent, "text_encoder.max_tokens=40", *overrides)
+    drawn = model(config)
+    encoder = text_encoder(config)
+    assert encoder is not None
+    write_snapshot(
+        path,
+        drawn.state_dict(),
+        model_config=drawn.config,
+        run_config=json.loads(config.model_dump_json()),
+        stamps={"text_encoder": encoder.fingerprint, "autoencoder": autoencoder(config).fingerprint},
+        step=0,
+        samples_seen=0,
+        null_caption=null_caption,
+    )
+    return str(path)
+
+
+def told(pipeline: Any) -> list[Any]:
+    """What the model hears in one step of a guided picture."""
+    heard: list[Any] = []
+    pipeline.model.register_forward_pre_hook(lambda _, args: heard.append(args[2]))
+    pipeline(
+        prompts=["a red circle"], seeds=[0], sizes=[(40, 56)], guidance_scale=2.0, num_inference_steps=1,
+        guidance_channels="all", scheduler_name="dpm_solver", batch_size=1,
+    )  # fmt: skip
+    return heard
+
+
+def test_the_official_null_caption_is_that_of_the_weights_under_the_prompts_mask(tmp_path: Path) -> None:
+    rows = torch.randn(40, text_dim(tmp_path), generator=torch.Generator().manual_seed(0))
+    weights = snapshot(tmp_path / "a.safetensors", null_caption=rows)
+    pipeline, _ = open_weights(weights, **SOURCES, null_caption="y_embedding", null_mask="prompt")
+    (cond,) = told(pipeline)
+    length = int(cond.mask[0].sum())
+    assert cond.mask.sum(1).tolist() == [length, length]
+    torch.testing.assert_close(cond.tokens[1, :length], rows[:length])
+    (cond,) = told(open_weights(weights, **SOURCES)[0])
+    assert cond.mask[1].sum() < length  # the empty caption's own
+
+
+def test_the_aspect_ratio_is_told_as_in_training_unless_asked_otherwise(tmp_path: Path) -> None:
+    bucket = snapshot(tmp_path / "b.safetensors", "data.aspect_ratio=bucket", null_caption=None)
+    (cond,) = told(open_weights(bucket, **SOURCES)[0])
+    torch.testing.assert_close(cond.aspect_ratio, torch.tensor([[0.71]] * 2))
+    (cond,) = told(open_weights(bucket, **SOURCES, told_aspect_ratio="exact")[0])
+    torch.testing.assert_close(cond.aspect_ratio, torch.tensor([[40 / 56]] * 2))
+    with pytest.raises(ValueError, match=r"null_caption=y_embedding: .*b\.safetensors carries no null caption"):
+        open_weights(bucket, **SOURCES, null_caption="y_embedding")
+
+
+def test_the_sampling_door_takes_every_official_behaviour_by_name_and_none_by_default() -> None:
+    def asked(*overrides: str) -> SampleConfig:
+        with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
+            composed = compose("sample", overrides=["weights=w", "prompts=[a]", *overrides])
+        values = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(values, dict)
+        values.pop("hydra", None)
+        return parse({str(key): value for key, value in values.items()}, SampleConfig)
+
+    ours = asked()
+    assert (ours.scheduler, ours.null_caption, ours.null_mask, ours.binning) == ("dpm_solver", "empty", "own", "none")
+    official = ("null_caption=y_embedding", "null_mask=prompt", "binning=official", "told_aspect_ratio=bucket")
+    for scheduler in ("dpm_solver_official", "iddpm", "sa_solver"):
+        assert asked(f"scheduler={scheduler}", "guidance_channels=three", *official).scheduler == scheduler
+    with pytest.raises(ValueError, match="null_mask"):
+        asked("null_mask=all")
+
+
+def text_dim(tmp_path: Path) -> int:
+    section = small(3, tmp_path).text_encoder
+    assert section is not None
+    return section.dim
