@@ -20,8 +20,9 @@ from pixart.data.plan import Plan
 from pixart.data.validation import Once
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
-from pixart.formats.handoff import format_table, hand_off
+from pixart.formats.handoff import hand_off
 from pixart.formats.snapshot import find_snapshot, read_snapshot
+from pixart.formats.table import format_table
 from pixart.models.dit import PixArt
 from pixart.sampling.pipeline import Pipeline
 from pixart.training.checkpoint import Checkpoints

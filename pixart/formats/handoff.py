@@ -11,28 +11,18 @@ The rules
 - positions are no tensors: they are made again for the model's own size
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pixart.formats.snapshot import Snapshot
+from pixart.formats.table import Row
 from pixart.models.dit import PixArt
 
 LABELS = "y_embedder.embedding_table.weight"
 TIME_BIAS = "t_embedder.mlp.2.bias"
-
-Action = Literal["copied", "folded", "converted", "fresh", "left behind", "re-made"]
-
-
-class Row(NamedTuple):
-    """What became of one tensor."""
-
-    tensor: str
-    action: Action
-    detail: str  # "" where there is nothing to add
 
 
 class Pair(NamedTuple):
@@ -136,31 +126,3 @@ def _convert_variance(pair: Pair, name: str) -> tuple[Tensor, Row]:
         return found[:, :new].flatten(0, 1), Row(name, "converted", "without its variance half")
     added = torch.cat([found, torch.zeros_like(found)], dim=1)  # (P * P, 2 * out, ...)
     return added.flatten(0, 1), Row(name, "converted", "its new variance half is zero")
-
-
-def format_table(rows: list[Row]) -> str:
-    """The rows as plain text in aligned columns, equal fates of consecutive blocks on one line (``blocks.0-27.…``)."""
-    lines = [(_span(name, blocks), action, detail) for name, blocks, action, detail in _grouped(rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(2)]
-    return "\n".join(f"{name:{widths[0]}}  {action:{widths[1]}}  {detail}".rstrip() for name, action, detail in lines)
-
-
-def _grouped(rows: list[Row]) -> Iterator[tuple[str, list[int], str, str]]:
-    groups: dict[tuple[str, str, str], list[int]] = {}
-    for row in rows:
-        match = re.match(r"blocks\.(\d+)\.", row.tensor)
-        name = re.sub(r"^blocks\.\d+\.", "blocks.*.", row.tensor)
-        groups.setdefault((name, row.action, row.detail), []).extend([int(match[1])] if match else [])
-    for (name, action, detail), blocks in groups.items():
-        yield name, sorted(blocks), action, detail
-
-
-def _span(name: str, blocks: list[int]) -> str:
-    """``blocks.*.x`` with the numbers of its blocks: 0-27, or 0-3,5."""
-    runs: list[list[int]] = []
-    for block in blocks:
-        if runs and block == runs[-1][1] + 1:
-            runs[-1][1] = block
-        else:
-            runs.append([block, block])
-    return name.replace("*", ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs), 1)

@@ -1,30 +1,36 @@
 """Snapshots: weights to use, in one safetensors file that says how its model is built and how it was trained."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pixart.formats.aside import written_aside
 from pixart.models.dit import check_tensors, from_config
 from pixart.models.weights import FORMAT, NULL_CAPTION, read_file, read_json
+
+NullKind = Literal[
+    "empty", "y_embedding"
+]  # states of the empty caption, or the rows that official training had for none
 
 
 class Snapshot(NamedTuple):
     """What a snapshot file holds."""
 
     tensors: dict[str, Tensor]  # float32, named as in the state dict of the model
-    null_caption: Tensor | None  # (L, D) text states of the empty caption
+    null_caption: Tensor | None  # (L, D) text states of no caption
     model_config: dict[str, Any]  # the keyword arguments of PixArt
     run_config: dict[str, Any]  # the run that made it, resolved
     stamps: dict[str, Any]  # fingerprints of the text encoder and the autoencoder it was trained with
     step: int  # optimizer steps
     samples_seen: int
+    null_kind: NullKind | None = None  # what the null caption is; None where there is none
+    licence: str | None = None  # of the weights that these descend from
 
 
 def write_snapshot(
@@ -37,10 +43,10 @@ def write_snapshot(
     step: int,
     samples_seen: int,
     null_caption: Tensor | None = None,
+    null_kind: NullKind = "empty",
+    licence: str | None = None,
 ) -> None:
     """Write a snapshot aside, flush it to the disk and rename it: at ``path`` lies a whole file or what lay there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     stored = dict(tensors) if null_caption is None else {**tensors, NULL_CAPTION: null_caption}
     metadata = {
         "format": FORMAT,
@@ -50,14 +56,10 @@ def write_snapshot(
         "step": str(step),
         "samples_seen": str(samples_seen),
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    metadata |= {} if null_caption is None else {"null_caption": null_kind}
+    metadata |= {} if licence is None else {"licence": licence}
+    with written_aside(Path(path)) as aside:
         save_file({name: _plain(tensor) for name, tensor in stored.items()}, aside, metadata=metadata)
-        _flush(aside)
-        aside.replace(path)
-        _flush(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_snapshot(path: str | Path) -> Snapshot:
@@ -79,6 +81,8 @@ def read_snapshot(path: str | Path) -> Snapshot:
         read_json(path, metadata, "stamps"),
         _read_count(path, metadata, "step"),
         _read_count(path, metadata, "samples_seen"),
+        None if null_caption is None else _read_kind(path, metadata),
+        metadata.get("licence"),
     )
 
 
@@ -103,12 +107,13 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32).contiguous()
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _read_kind(path: str | Path, metadata: dict[str, str]) -> NullKind:
+    kind = metadata.get("null_caption", "empty")
+    if kind not in get_args(NullKind):
+        raise ValueError(
+            f"{path}: the snapshot's metadata 'null_caption' is {kind}, which is not known; write it again"
+        )
+    return kind  # type: ignore[return-value]
 
 
 def _read_count(path: str | Path, metadata: dict[str, str], key: str) -> int:

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from pixart.batch import Conditioning
-from pixart.formats.handoff import Row, format_table, hand_off
+from pixart.formats.handoff import hand_off
 from pixart.formats.snapshot import read_snapshot, write_snapshot
+from pixart.formats.table import Row, format_table
 
 STAGE_1 = {"text_dim": None, "num_classes": 5}
 TIMES = [0, 1, 250, 500, 999]

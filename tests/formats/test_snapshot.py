@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pixart.batch import Conditioning
-from pixart.formats import snapshot
+from pixart.formats import aside, snapshot
 from pixart.formats.snapshot import find_snapshot, read_snapshot, write_snapshot
 from pixart.models.dit import PixArt
 
@@ -53,8 +53,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_debris(trained, tmp_path,
     path = write(tmp_path / "a.safetensors", trained())
     before = path.read_bytes()
 
-    def break_half_way(_tensors, aside, **_metadata):
-        aside.write_bytes(before[:100])
+    def break_half_way(_tensors, partial, **_metadata):
+        partial.write_bytes(before[:100])
         raise OSError("the disk is full")
 
     monkeypatch.setattr(snapshot, "save_file", break_half_way)
@@ -65,16 +65,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_debris(trained, tmp_path,
 
 
 def test_the_new_file_appears_only_when_whole_and_on_the_disk(trained, tmp_path, monkeypatch):
-    seen, flush = [], snapshot._flush
+    seen, flush = [], aside.flush
 
     def spy(path):
         seen.append((path.name, (tmp_path / "a.safetensors").exists()))
         flush(path)
 
-    monkeypatch.setattr(snapshot, "_flush", spy)
+    monkeypatch.setattr(aside, "flush", spy)
     write(tmp_path / "a.safetensors", trained())
-    (aside, early), (directory, late) = seen
-    assert aside.endswith(".partial")
+    (partial, early), (directory, late) = seen
+    assert partial.endswith(".partial")
     assert directory == tmp_path.name
     assert (early, late) == (False, True)
 
