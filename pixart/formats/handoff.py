@@ -8,6 +8,7 @@ The rules
 - text where there was none: fresh, with cross-attention's output at zero
 - size conditioning where there was none: fresh, with its last layers at zero; where it is no longer wanted: left behind
 - a learned variance where there was none: its outputs at zero; where it is no longer wanted: dropped
+- a modulation for each block (DiT, ours with adaln=per_block) to a shared one: ``pixart.formats.reparameterise``
 - positions are no tensors: they are made again for the model's own size
 """
 
@@ -17,11 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pixart.formats.reparameterise import LABELS, SharedMlp, reparameterise
 from pixart.formats.snapshot import Snapshot
 from pixart.formats.table import Row
+from pixart.formats.weights import Weights
 from pixart.models.dit import PixArt
 
-LABELS = "y_embedder.embedding_table.weight"
 TIME_BIAS = "t_embedder.mlp.2.bias"
 
 
@@ -35,26 +37,43 @@ class Pair(NamedTuple):
 
 
 @torch.no_grad()
-def hand_off(source: Snapshot | tuple[Mapping[str, Tensor], Mapping[str, Any]], model: PixArt) -> list[Row]:
-    """Load ``source`` (a snapshot, or tensors in our names with their model's config) into a freshly made ``model``.
+def hand_off(
+    source: Snapshot | Weights | tuple[Mapping[str, Tensor], Mapping[str, Any]],
+    model: PixArt,
+    *,
+    shared_mlp: SharedMlp | None = None,
+) -> list[Row]:
+    """Load ``source`` (weights, or tensors in our names with their model's config) into a freshly made ``model``.
 
-    Raises ``ValueError`` naming the first tensor that no rule covers; the model is then untouched.
+    ``shared_mlp`` says where a shared modulation comes from if each block of the source has its own. Raises
+    ``ValueError`` naming the first tensor that no rule covers; the model is then untouched.
     """
-    tensors, config = (source.tensors, source.model_config) if isinstance(source, Snapshot) else source
-    pair = Pair(tensors, config, model.state_dict(), model)
-    for key in ("adaln", "num_heads"):  # what the shapes of tensors cannot tell, or tell badly
-        if config[key] != model.config[key]:
-            raise ValueError(
-                f"{key} is {config[key]} in the weights to start from and {model.config[key]} in the model"
-            )
+    tensors, config = (source.tensors, source.model_config) if isinstance(source, Snapshot | Weights) else source
+    wanted = model.state_dict()
+    made: dict[str, Row] = {}
+    gone: list[Row] = []
+    _refuse_other(config, model, "num_heads")  # what the shapes of tensors cannot tell, or tell badly
+    if shared_mlp is not None and (config["adaln"], model.config["adaln"]) == ("per_block", "single"):
+        _refuse_other(config, model, "dim", "depth")
+        tensors, config, made, gone = reparameterise(tensors, config, shared=shared_mlp, fresh=wanted)
+    _refuse_other(config, model, "adaln")
+    pair = Pair(tensors, config, wanted, model)
     loaded: dict[str, Tensor] = {}
     rows = _positions(pair)
     for name in pair.wanted:
         loaded[name], row = _arrive(pair, name)
-        rows.append(row)
-    rows += [_leave(pair, name) for name in tensors if name not in pair.wanted]
+        rows.append(made.get(name, row))
+    rows += gone + [_leave(pair, name) for name in tensors if name not in pair.wanted]
     model.load_state_dict(loaded)
     return rows
+
+
+def _refuse_other(config: Mapping[str, Any], model: PixArt, *keys: str) -> None:
+    for key in keys:
+        if config[key] != model.config[key]:
+            raise ValueError(
+                f"{key} is {config[key]} in the weights to start from and {model.config[key]} in the model"
+            )
 
 
 def _family(name: str) -> str:

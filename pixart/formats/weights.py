@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
+from pixart.formats import released
 from pixart.formats.snapshot import NullKind, Snapshot
 from pixart.formats.table import Row
 
@@ -23,3 +25,20 @@ class Weights(NamedTuple):
     rows: list[Row]  # one for each tensor that was read
     snapshot: Snapshot | None = None  # the snapshot it was, with what it knows of its run
     pipeline: Path | None = None  # the pipeline folder it lay in, with encoders beside it
+
+
+def objective_of(weights: Weights) -> dict[str, Any]:
+    """The objective section that the weights were trained for; the released models' where they do not say."""
+    run = {} if weights.snapshot is None else weights.snapshot.run_config
+    return dict(run.get("objective") or {"kind": "gaussian", **released.OBJECTIVE})
+
+
+def own(tensor: Tensor) -> Tensor:
+    """``tensor`` with a storage to itself: writers store what lies under a view in full, or refuse it."""
+    if tensor.is_meta or (tensor.is_contiguous() and tensor.untyped_storage().nbytes() == _size(tensor)):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
