@@ -134,6 +134,17 @@ def test_a_perfect_prediction_costs_0_and_its_bound_is_0_at_the_posterior_varian
     assert got.vlb[1:].abs().max() < 1e-6
 
 
+def test_the_output_0_of_a_fresh_model_costs_1_plus_the_bound_to_1_percent(make_gaussian: Make) -> None:
+    objective, rng = make_gaussian(), torch.Generator().manual_seed(0)
+    x0, noise = 0.6 * torch.randn(500, 4, 4, 4, generator=rng), torch.randn(500, 4, 4, 4, generator=rng)
+    t = torch.arange(0, 1000, 2)
+    x_t = objective.add_noise(x0, noise, t)
+    got = objective.losses(torch.zeros(500, 8, 4, 4), x0=x0, noise=noise, x_t=x_t, t=t)
+    torch.testing.assert_close(got.mse, noise.square().mean(dim=(1, 2, 3)))
+    assert got.mse.mean().item() == pytest.approx(1, abs=0.01)
+    assert (got.loss - got.mse).min() > 0
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_add_noise_equals_diffusers_to_1e_minus_5(make_gaussian: Make, schedule: str) -> None:
     objective, t = make_gaussian(schedule=schedule), torch.tensor(TIMES)
