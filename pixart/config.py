@@ -19,8 +19,9 @@ Scheduler = Literal[
 
 # A resume may change these: none of them changes what a step computes.
 FREE_ON_RESUME = frozenset({
-    "steps", "micro_batch", "run_dir", "resume", "init_from", "log_every", "validate_every", "sample_every",
-    "snapshot_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite", "tracker", "data.workers", "sampling",
+    "steps", "micro_batch", "run_dir", "resume", "init_from", "reparameterise", "log_every", "validate_every",
+    "sample_every", "snapshot_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite", "dollars_per_device_hour",
+    "tracker", "data.workers", "sampling",
 })  # fmt: skip
 
 
@@ -159,6 +160,7 @@ class Config(Section):
     run_dir: str | None
     resume: bool
     init_from: str | None
+    reparameterise: Literal["first", "mean", "fresh"]
     precision: Precision
     tf32: bool
     deterministic: bool
@@ -169,6 +171,7 @@ class Config(Section):
     checkpoint_every: Cadence
     keep_checkpoints: Positive
     on_nonfinite: Literal["stop", "skip"]
+    dollars_per_device_hour: Rate | None
     model: Model
     objective: Annotated[GaussianObjective | FlowObjective, Discriminator("kind")]
     data: Annotated[ShardsData | ShapesData, Discriminator("kind")]
@@ -323,5 +326,8 @@ def binding(values: dict[str, Any]) -> dict[str, Any]:
 
 def default_run_dir(config: Config) -> str:
     """``outputs/<stage>-<scale>-<hash>``: the same command finds the same run again."""
-    decisive = json.dumps(binding(config.model_dump(mode="json")) | {"init_from": config.init_from}, sort_keys=True)
+    start: dict[str, Any] = {"init_from": config.init_from}
+    if config.init_from is not None:
+        start["reparameterise"] = config.reparameterise
+    decisive = json.dumps(binding(config.model_dump(mode="json")) | start, sort_keys=True)
     return f"outputs/{config.stage}-{config.scale}-{hashlib.sha256(decisive.encode()).hexdigest()[:8]}"

@@ -1,19 +1,33 @@
 """Weights to pictures and scores, for the doors that do not train."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from pixart import config as shape
-from pixart.build.parts import autoencoder, objective, text_encoder
+from pixart.build.parts import DTYPES, autoencoder, objective, text_encoder
 from pixart.config import Config, EvaluateConfig, Precision
-from pixart.data.buckets import buckets_for
-from pixart.formats.snapshot import find_snapshot, read_snapshot
-from pixart.models.dit import PixArt
+from pixart.data.buckets import Bucket, buckets_for
+from pixart.diffusion.gaussian import Gaussian
+from pixart.diffusion.objective import Objective
+from pixart.encoders.autoencoder import LatentSpace, load_autoencoder
+from pixart.encoders.text import TextEncoder, load_text_encoder
+from pixart.formats import Weights, read, released
+from pixart.formats.reading import build
 from pixart.sampling.grid import make_grid
 from pixart.sampling.pipeline import Pipeline
 from pixart.sampling.words import NullMask, ToldRatio
+
+
+class _Around(NamedTuple):
+    """What surrounds a model when it draws."""
+
+    objective: Objective
+    text_encoder: TextEncoder | None
+    autoencoder: LatentSpace
+    sizes: tuple[Bucket, ...]  # that it was trained on
+    told_aspect_ratio: ToldRatio  # as it was in training
 
 
 def open_weights(
@@ -25,43 +39,80 @@ def open_weights(
     null_caption: Literal["empty", "y_embedding"] = "empty",
     null_mask: NullMask = "own",
     told_aspect_ratio: ToldRatio | None = None,
-) -> tuple[Pipeline, Config]:
-    """A pipeline from a run directory or snapshot, with the configuration that its weights were trained by.
+) -> tuple[Pipeline, tuple[Bucket, ...]]:
+    """A pipeline from weights of any format, with the sizes that they were trained on.
 
-    ``null_caption`` is the text encoder's of the empty caption, or the rows that the weights carry; the aspect ratio
-    is told as in training where ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read,
-    carry no null caption and are to give it, or an encoder is not the one that the model was trained with.
+    Sources of encoders are for weights that do not name theirs, or in place of those. ``null_caption`` is the text
+    encoder's of the empty caption, or the rows that the weights carry; the aspect ratio is told as in training where
+    ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, carry no null caption and are
+    to give it, name no encoder and none is given, or were trained with another.
     """
-    path = find_snapshot(weights)
-    snapshot = read_snapshot(path)
-    config = _with_sources(shape.parse(snapshot.run_config, Config), text_source, autoencoder_source)
-    encoder, latents = text_encoder(config), autoencoder(config)
-    found = {"text_encoder": None if encoder is None else encoder.fingerprint, "autoencoder": latents.fingerprint}
-    for name, stamp in snapshot.stamps.items():
-        if found.get(name) != stamp:
-            raise ValueError(
-                f"{path} was trained with another {name} (stamp {stamp}, this one is {found.get(name)}): "
-                f"give that one as {name}=<folder or hub name>"
-            )
-    if null_caption == "y_embedding" and snapshot.null_caption is None:
-        raise ValueError(f"null_caption=y_embedding: {path} carries no null caption; take null_caption=empty")
+    found = read(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen: Precision = precision or ("bf16" if device.type == "cuda" else "fp32")
-    loaded = PixArt.from_pretrained(path).to(device).eval()
-    if encoder is not None:
-        encoder.to(device)
+    if found.snapshot is not None and found.snapshot.run_config:
+        around = _as_trained(weights, found, text_source, autoencoder_source)
+    else:
+        around = _as_released(weights, found, text_source, autoencoder_source, DTYPES[chosen])
+    if null_caption == "y_embedding" and found.null_caption is None:
+        raise ValueError(f"null_caption=y_embedding: {weights} carries no null caption; take null_caption=empty")
+    if around.text_encoder is not None:
+        around.text_encoder.to(device)
     pipeline = Pipeline(
-        loaded,
-        objective(config),
-        encoder,
-        latents.to(device),
+        build(found).to(device),
+        around.objective,
+        around.text_encoder,
+        around.autoencoder.to(device),
         device=device,
         precision=chosen,
-        null_caption=snapshot.null_caption if null_caption == "y_embedding" else None,
+        null_caption=found.null_caption if null_caption == "y_embedding" else None,
         null_mask=null_mask,
-        told_aspect_ratio=told_aspect_ratio or config.data.aspect_ratio,
+        told_aspect_ratio=told_aspect_ratio or around.told_aspect_ratio,
     )
-    return pipeline, config
+    return pipeline, around.sizes
+
+
+def _as_trained(weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None) -> _Around:
+    """What a run of ours says of itself; its encoders must be those that it was trained with."""
+    assert found.snapshot is not None
+    config = _with_sources(shape.parse(found.snapshot.run_config, Config), text_source, autoencoder_source)
+    encoder, latents = text_encoder(config), autoencoder(config)
+    stamps = {"text_encoder": None if encoder is None else encoder.fingerprint, "autoencoder": latents.fingerprint}
+    for name, stamp in found.snapshot.stamps.items():
+        if stamps.get(name) != stamp:
+            raise ValueError(
+                f"{weights} was trained with another {name} (stamp {stamp}, this one is {stamps.get(name)}): "
+                f"give that one as {name}=<folder or hub name>"
+            )
+    sizes = buckets_for(config.resolution, config.data.buckets)
+    return _Around(objective(config), encoder, latents, sizes, config.data.aspect_ratio)
+
+
+def _as_released(
+    weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None, dtype: torch.dtype
+) -> _Around:
+    """The surroundings of the released models, for weights that say nothing of theirs."""
+    beside = None if found.pipeline is None else str(found.pipeline)
+    needed = {"autoencoder": autoencoder_source or beside}
+    if found.model_config["text_dim"] is not None:
+        needed["text_encoder"] = text_source or beside
+    missing = [f"{name}=<folder or hub name>" for name, source in sorted(needed.items()) if source is None]
+    if missing:
+        raise ValueError(f"{weights} does not name its encoders: give {' and '.join(missing)}")
+    latents = load_autoencoder(str(needed["autoencoder"]), dtype=torch.float32)
+    encoder = None
+    if "text_encoder" in needed:
+        rows = len(found.null_caption) if found.null_kind == "y_embedding" and found.null_caption is not None else 0
+        encoder = load_text_encoder(
+            str(needed["text_encoder"]), max_tokens=rows or released.CAPTION_TOKENS, cleaning="official", dtype=dtype
+        )
+    config = found.model_config
+    resolution = config["input_size"] * latents.stride
+    several = config["size_conditioning"] and resolution in (512, 1024)
+    sizes = buckets_for(resolution, "aspect_ratio" if several else "square")
+    learned = config["out_channels"] == 2 * config["in_channels"]
+    path = Gaussian(**{**released.OBJECTIVE, "learned_variance": learned})
+    return _Around(path, encoder, latents, sizes, "bucket")
 
 
 def _with_sources(config: Config, text_source: str | None, autoencoder_source: str | None) -> Config:
@@ -83,21 +134,19 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
     from pixart.data.shapes import TASKS, label_target, prompts
     from pixart.metrics.alignment import score
 
-    pipeline, config = open_weights(weights, precision=asked.precision, text_source=None, autoencoder_source=None)
+    pipeline, sizes = open_weights(weights, precision=asked.precision, text_source=None, autoencoder_source=None)
     wanted: list[Any]
-    if config.text_encoder is None:
-        assert config.data.num_classes is not None
-        wanted = [i % config.data.num_classes for i in range(asked.per_task)]
+    if pipeline.text_encoder is None:
+        wanted = [i % pipeline.config["num_classes"] for i in range(asked.per_task)]
         targets = [label_target(label) for label in wanted]
     else:
         held_out = [prompt for task in TASKS for prompt in prompts(task, asked.per_task, asked.seed)]
         wanted, targets = [prompt.text for prompt in held_out], [prompt.target for prompt in held_out]
-    buckets = buckets_for(config.resolution, config.data.buckets)
     images = pipeline(
-        prompts=None if config.text_encoder is None else wanted,
-        labels=wanted if config.text_encoder is None else None,
+        prompts=None if pipeline.text_encoder is None else wanted,
+        labels=wanted if pipeline.text_encoder is None else None,
         seeds=[asked.seed + i for i in range(len(wanted))],
-        sizes=[buckets[i % len(buckets)] for i in range(len(wanted))],
+        sizes=[sizes[i % len(sizes)] for i in range(len(wanted))],
         guidance_scale=asked.guidance_scale,
         num_inference_steps=asked.num_inference_steps,
         guidance_channels="all",

@@ -20,17 +20,19 @@ from pixart.data.plan import Plan
 from pixart.data.validation import Once
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
+from pixart.formats import Weights, read
 from pixart.formats.handoff import hand_off
-from pixart.formats.snapshot import find_snapshot, read_snapshot
+from pixart.formats.positions import Told
 from pixart.formats.table import format_table
 from pixart.models.dit import PixArt
 from pixart.sampling.pipeline import Pipeline
-from pixart.training.checkpoint import Checkpoints
+from pixart.training.checkpoint import Checkpoints, write_atomically
 from pixart.training.ema import Ema
 from pixart.training.evaluation import Pictures
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
 from pixart.training.launch import make_accelerator
+from pixart.training.ledger import Ledger
 from pixart.training.loop import Learner, Pace, fit
 from pixart.training.optim import make_optimizer
 from pixart.training.run_directory import RunDirectory
@@ -86,8 +88,8 @@ def _assemble(
     config: Config, accelerator: Accelerator, directory: RunDirectory, display: Display
 ) -> tuple[Learner, Upkeep]:
     start = None
-    if config.init_from is not None and not directory.checkpoints.exists():
-        start = read_snapshot(find_snapshot(config.init_from))  # first: the likeliest mistake is a wrong path
+    if config.init_from is not None and not directory.has_checkpoint:
+        start = _read_start(config, config.init_from)  # first: the likeliest mistake is a wrong path
     encoder, latents = text_encoder(config), autoencoder(config).to(accelerator.device)
     if encoder is not None:
         encoder.to(accelerator.device)
@@ -95,7 +97,8 @@ def _assemble(
     bare = model(config)
     display.say(_first_line(config, accelerator, directory, bare))
     if start is not None:
-        display.say(format_table(hand_off(start, bare)))
+        display.say(f"from {start.source}{f', licence {start.licence}' if start.licence else ''}")
+        display.say(format_table(hand_off(start, bare, shared_mlp=config.reparameterise)))
     prepared, optimizer = _prepare(config, accelerator, bare)
     learner = Learner(
         accelerator=accelerator,
@@ -114,11 +117,16 @@ def _assemble(
         directory=directory,
         checkpoints=Checkpoints(directory.checkpoints, keep=config.keep_checkpoints, warn=display.say),
         metrics=MetricsFile(directory.path / "metrics.jsonl"),
+        ledger=Ledger(
+            directory.path / "ledger.json",
+            devices=accelerator.num_processes,
+            dollars_per_device_hour=config.dollars_per_device_hour,
+        ),
         cadence=Cadence(
             config.log_every, config.validate_every, config.sample_every, config.snapshot_every, config.checkpoint_every
         ),
         display=display,
-        identity=_identity(config, bare, encoder, latents),
+        identity=_identity(config, bare, encoder, latents, _inherited_licence(directory, start)),
         fingerprint=data.plan.fingerprint,
         pictures=_pictures(config, learner, encoder, latents),
         held_out=data.held_out(accelerator),
@@ -212,7 +220,28 @@ def _prepare(config: Config, accelerator: Accelerator, bare: PixArt) -> tuple[to
     return prepared
 
 
-def _identity(config: Config, bare: PixArt, encoder: TextEncoder | None, latents: LatentSpace) -> dict[str, Any]:
+def _read_start(config: Config, init_from: str) -> Weights:
+    """The weights to start from; what their file does not tell is taken to be as in this run's model."""
+    same = Told(config.model.num_heads, config.input_size, config.model.interpolation_scale)
+    return read(init_from, otherwise=same)
+
+
+def _inherited_licence(directory: RunDirectory, start: Weights | None) -> str | None:
+    """The licence of the weights that the run started from; a resumed run finds it where the first one wrote it."""
+    file = directory.path / "licence.txt"
+    if directory.has_checkpoint:
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    licence = None if start is None else start.licence
+    if directory.rank == 0 and licence is None:
+        file.unlink(missing_ok=True)
+    elif directory.rank == 0:
+        write_atomically(file, f"{licence}\n")
+    return licence
+
+
+def _identity(
+    config: Config, bare: PixArt, encoder: TextEncoder | None, latents: LatentSpace, licence: str | None
+) -> dict[str, Any]:
     return {
         "model_config": bare.config,
         "run_config": config.model_dump(mode="json"),
@@ -221,6 +250,7 @@ def _identity(config: Config, bare: PixArt, encoder: TextEncoder | None, latents
             "autoencoder": latents.fingerprint,
         },
         "null_caption": None if encoder is None else encoder([""])[0][0],
+        "licence": licence,
     }
 
 
@@ -274,4 +304,10 @@ def _introduce(config: Config, accelerator: Accelerator, directory: RunDirectory
     if accelerator.is_main_process:
         directory.write_config(values)
         directory.write_environment(world_size=accelerator.num_processes, device=accelerator.device)
-    start_tracker(accelerator, name=config.tracker.name, project=config.tracker.project, config=shape.flatten(values))
+    start_tracker(
+        accelerator,
+        name=config.tracker.name,
+        project=config.tracker.project,
+        run_dir=directory.path,
+        config=shape.flatten(values),
+    )

@@ -57,9 +57,13 @@ def load(
     interpolation_scale: float | None = None,
 ) -> PixArt:
     """The model at ``source``, on the CPU in float32 and in evaluation mode; arguments and errors as ``read``."""
-    weights = read(source, num_heads=num_heads, input_size=input_size, interpolation_scale=interpolation_scale)
-    model = on_meta(Path(source), weights.model_config)
-    # Copied, since what is read may be a map of the file, which others may write to.
+    return build(read(source, num_heads=num_heads, input_size=input_size, interpolation_scale=interpolation_scale))
+
+
+def build(weights: Weights) -> PixArt:
+    """The model of ``weights``, on the CPU in float32 and in evaluation mode."""
+    model = on_meta(Path(weights.source), weights.model_config)
+    # Copied, since what was read may be a map of the file, which others may write to.
     held = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.tensors.items()}
     model.load_state_dict(held, assign=True)
     return model.eval()

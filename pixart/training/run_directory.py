@@ -62,6 +62,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a whole one was ever written; a kill may leave the folder with nothing but a part."""
+        return any(self.checkpoints.glob("step_*"))
+
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step_{step:08d}.safetensors"
 

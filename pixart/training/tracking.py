@@ -81,10 +81,13 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def start_tracker(accelerator: Accelerator, *, name: str, project: str, config: dict[str, Any]) -> None:
+def start_tracker(accelerator: Accelerator, *, name: str, project: str, run_dir: Path, config: dict[str, Any]) -> None:
     """Start wandb or tensorboard through Accelerate; wandb without a key stays offline rather than ask for one."""
     if name == "none":
         return
     if name == "wandb" and not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
         os.environ["WANDB_MODE"] = "offline"
-    accelerator.init_trackers(project, config={key: str(value) for key, value in config.items()})
+    options = {"wandb": {"dir": str(run_dir), "name": run_dir.name}}  # or it writes where it was started
+    accelerator.init_trackers(
+        project, config={key: str(value) for key, value in config.items()}, init_kwargs={name: options.get(name, {})}
+    )

@@ -12,6 +12,7 @@ from pixart.formats.snapshot import write_snapshot
 from pixart.training.checkpoint import Checkpoints
 from pixart.training.evaluation import Pictures, validate
 from pixart.training.guard import first_bad_module
+from pixart.training.ledger import Ledger
 from pixart.training.loop import Learner, Progress, micro_loss
 from pixart.training.run_directory import RunDirectory
 from pixart.training.tracking import MetricsFile
@@ -51,6 +52,7 @@ class Upkeep:
     directory: RunDirectory
     checkpoints: Checkpoints
     metrics: MetricsFile
+    ledger: Ledger
     cadence: Cadence
     display: Display
     identity: dict[str, Any]
@@ -105,13 +107,17 @@ class Upkeep:
         if step and due(self.cadence.log):
             self._log(learner)
         if due(self.cadence.validate) and self.held_out is not None:
-            self._record(learner, validate(learner, self.held_out))
+            with self.ledger.spent_on("validation"):
+                self._record(learner, validate(learner, self.held_out))
         if due(self.cadence.sample) and self.pictures is not None:
-            self.pictures.write(learner, self.directory.sample(step))
+            with self.ledger.spent_on("sampling"):
+                self.pictures.write(learner, self.directory.sample(step))
         if step and due(self.cadence.snapshot):
-            self._snapshot(learner)
+            with self.ledger.spent_on("snapshots"):
+                self._snapshot(learner)
         if step and due(self.cadence.checkpoint):
-            self._checkpoint(learner)
+            with self.ledger.spent_on("checkpoints"):
+                self._checkpoint(learner)
         return done
 
     def _record(self, learner: Learner, values: dict[str, float]) -> None:
@@ -138,6 +144,8 @@ class Upkeep:
         }
         learner.data_wait = 0.0
         self._record(learner, values)
+        if learner.accelerator.is_main_process:
+            self.ledger.write(samples_seen=seen)
 
     def _report_nonfinite(self, learner: Learner, count: int, k: int) -> None:
         reading = learner.read(k)

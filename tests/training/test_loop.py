@@ -137,3 +137,13 @@ def test_a_start_that_cannot_be_read_is_one_sentence(tmp_path: Path, made: str, 
     with pytest.raises(ValueError, match=words):
         run(2, tmp_path / "2", f"init_from={start}")
     assert not (tmp_path / "2" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(("tracker", "pattern"), [("tensorboard", "logs/**/events.*"), ("wandb", "wandb/**/*.wandb")])
+def test_a_tracker_writes_into_the_run_directory_and_never_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str, pattern: str
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    run(1, tmp_path, f"tracker={tracker}", "steps=2", "validate_every=0", "sample_every=0")
+    assert list(tmp_path.glob(pattern))

@@ -28,6 +28,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "file" / "run", rank=0)
 
 
+def test_a_part_of_a_checkpoint_is_none(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path, rank=0)
+    (directory.checkpoints / ".step_00000001.new").mkdir(parents=True)
+    assert not directory.has_checkpoint
+    (directory.checkpoints / "step_00000001").mkdir()
+    assert directory.has_checkpoint
+    directory.release()
+
+
 def test_the_configuration_and_the_environment_are_written_and_read(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path, rank=0)
     assert directory.earlier_config() is None
