@@ -1,9 +1,10 @@
 """Draw pictures: ``python sample.py weights=outputs/… prompts=prompts.txt`` (``labels=[0,1]`` after stage 1)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pixart.config import Config, SampleConfig, parse
+from pixart.config import SampleConfig, parse
 from pixart.door import door
 
 
@@ -18,15 +19,12 @@ def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
     return [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def size_for(asked: SampleConfig, trained: Config) -> tuple[int, int]:
+def size_for(asked: SampleConfig, trained: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Height and width in pixels: as asked, or the trained size that is nearest to what was asked."""
-    from pixart.data.buckets import buckets_for
-
     if asked.height is not None and asked.width is not None:
         return asked.height, asked.width
     ratio = asked.aspect_ratio or 1.0
-    nearest = min(buckets_for(trained.resolution, trained.data.buckets), key=lambda b: abs(b.ratio - ratio))
-    return nearest.height, nearest.width
+    return min(trained, key=lambda size: abs(size[0] / size[1] - ratio))
 
 
 def sample(values: dict[str, Any]) -> None:
