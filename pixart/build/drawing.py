@@ -43,9 +43,9 @@ def open_weights(
     """A pipeline from weights of any format, with the sizes that they were trained on.
 
     Sources of encoders are for weights that do not name theirs, or in place of those. ``null_caption`` is the text
-    encoder's of the empty caption, or the rows that the weights carry; the aspect ratio is told as in training where
-    ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, carry no null caption and are
-    to give it, name no encoder and none is given, or were trained with another.
+    encoder's of the empty caption, or the official rows in the weights; the aspect ratio is told as in training where
+    ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, are to give
+    official rows that they do not have, name no encoder and none is given, or were trained with another.
     """
     found = read(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,8 +54,8 @@ def open_weights(
         around = _as_trained(weights, found, text_source, autoencoder_source)
     else:
         around = _as_released(weights, found, text_source, autoencoder_source, DTYPES[chosen])
-    if null_caption == "y_embedding" and found.null_caption is None:
-        raise ValueError(f"null_caption=y_embedding: {weights} carries no null caption; take null_caption=empty")
+    if null_caption == "y_embedding" and found.null_kind != "y_embedding":
+        raise ValueError(f"null_caption=y_embedding: {weights} does not carry it; take null_caption=empty")
     if around.text_encoder is not None:
         around.text_encoder.to(device)
     pipeline = Pipeline(

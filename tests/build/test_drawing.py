@@ -14,12 +14,14 @@ from pixart.build.drawing import open_weights
 from pixart.build.parts import autoencoder, model, text_encoder
 from pixart.config import SampleConfig, parse
 from pixart.door import CONFIGS
-from pixart.formats.snapshot import write_snapshot
+from pixart.formats.snapshot import NullKind, write_snapshot
 
 SOURCES: dict[str, Any] = {"precision": None, "text_source": None, "autoencoder_source": None}
 
 
-def snapshot(path: Path, *overrides: str, null_caption: torch.Tensor | None) -> str:
+def snapshot(
+    path: Path, *overrides: str, null_caption: torch.Tensor | None, null_kind: NullKind = "y_embedding"
+) -> str:
     """A small stage 3 that was never trained, as it lies in a file."""
     config = small(3, path.parent, "text_encoder.max_tokens=40", *overrides)
     drawn = model(config)
@@ -34,6 +36,7 @@ def snapshot(path: Path, *overrides: str, null_caption: torch.Tensor | None) -> 
         step=0,
         samples_seen=0,
         null_caption=null_caption,
+        null_kind=null_kind,
     )
     return str(path)
 
@@ -67,8 +70,16 @@ def test_the_aspect_ratio_is_told_as_in_training_unless_asked_otherwise(tmp_path
     torch.testing.assert_close(cond.aspect_ratio, torch.tensor([[0.71]] * 2))
     (cond,) = told(open_weights(bucket, **SOURCES, told_aspect_ratio="exact")[0])
     torch.testing.assert_close(cond.aspect_ratio, torch.tensor([[40 / 56]] * 2))
-    with pytest.raises(ValueError, match=r"null_caption=y_embedding: .*b\.safetensors carries no null caption"):
-        open_weights(bucket, **SOURCES, null_caption="y_embedding")
+
+
+def test_the_official_null_caption_is_not_taken_from_weights_that_carry_0_rows_or_the_empty_captions(
+    tmp_path: Path,
+) -> None:
+    states = torch.zeros(2, text_dim(tmp_path))
+    for number, (null_caption, kind) in enumerate([(None, "y_embedding"), (states, "empty")]):
+        path = snapshot(tmp_path / f"{number}.safetensors", null_caption=null_caption, null_kind=kind)
+        with pytest.raises(ValueError, match=rf"null_caption=y_embedding: .*{number}\.safetensors does not carry it"):
+            open_weights(path, **SOURCES, null_caption="y_embedding")
 
 
 def test_the_sampling_door_takes_every_official_behaviour_by_name_and_none_by_default() -> None:
