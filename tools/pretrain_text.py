@@ -39,7 +39,7 @@ class TrainingConfig(Section):
     steps: Positive
     batch_size: Positive
     captions: tuple[Positive, ...]
-    full_captions: Share
+    faithful: Share
     mixture: tuple[CorruptionConfig, ...]
     lr: Rate
     position_lr: Rate

@@ -31,7 +31,7 @@ class Training(NamedTuple):
     steps: int
     batch_size: int  # documents
     captions: Sequence[int]  # how many a document may hold
-    full_captions: float  # share of captions that name all there is
+    faithful: float  # share of captions that say what the others of their document say
     mixture: Sequence[Corruption]
     lr: float
     position_lr: float
@@ -96,7 +96,7 @@ def pretrain(model: Any, vocabulary: Vocabulary, how: Training, *, progress: Cal
     model.train()
     for step in range(how.steps):
         start = step * how.batch_size
-        texts = documents(start, start + how.batch_size, seed=how.seed, captions=how.captions, full=how.full_captions)
+        texts = documents(start, start + how.batch_size, seed=how.seed, captions=how.captions, faithful=how.faithful)
         rng = np.random.Generator(np.random.Philox(key=np.array((how.seed, step), np.uint64)))
         masked = mask(list(texts), vocabulary, how.mixture, rng)
         for group in optimizer.param_groups:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pixart.data.captions import SENTENCES, WORDS, Target, dense_caption, sentence, sparse_caption, target_of
-from pixart.data.scenes import Lots, Scene, draw_scene
+from pixart.data.scenes import Lots, draw_scene
 from pixart.encoders.text import pad
 
 DOCUMENT_STREAM = 3  # of the random numbers of scenes; 0 to 2 belong to the data set
@@ -62,34 +62,35 @@ def make_vocabulary(num_sentinels: int) -> Vocabulary:
     return Vocabulary(tokenizer, ids, sentinels)
 
 
-def _full(target: Target, lots: Lots) -> str:
+def _said(target: Target, lots: Lots) -> str:
     unlike = len(target.objects) == 2
     return sentence(target, form=lots.one_of(range(len(SENTENCES))), swapped=unlike and lots.one_of((False, True)))
 
 
-def _say(scene: Scene, full: float, lots: Lots) -> str:
-    if lots.between(0, 1) < full:
-        return _full(target_of(scene, full=True), lots)
-    return lots.one_of((dense_caption, sparse_caption))(scene, lots)
-
-
-def documents(start: int, stop: int, *, seed: int, captions: Sequence[int], full: float) -> Iterator[str]:
+def documents(start: int, stop: int, *, seed: int, captions: Sequence[int], faithful: float) -> Iterator[str]:
     """Documents ``start`` to ``stop``, each of one training scene, in so many captions as ``captions`` lets it draw.
 
-    With probability ``full`` a caption names all there is, else it is one of the data set's dense or sparse ones. No
-    scene holds a combination that the data set holds out.
+    A document has a target, all there is to say or what the scene's task is about; a caption says the target in one of
+    its wordings with probability ``faithful``, and is one of the data set's own captions else. No scene holds a
+    combination that the data set holds out.
     """
     for index in range(start, stop):
         lots = Lots(seed, index, stream=DOCUMENT_STREAM)
         scene = draw_scene(lots)
-        yield f" {STOP} ".join(_say(scene, full, lots) for _ in range(lots.one_of(captions)))
+        target = target_of(scene, full=lots.one_of((False, True)))
+        yield f" {STOP} ".join(
+            _said(target, lots)
+            if lots.between(0, 1) < faithful
+            else lots.one_of((dense_caption, sparse_caption))(scene, lots)
+            for _ in range(lots.one_of(captions))
+        )
 
 
 def documents_about(targets: Sequence[Target], *, seed: int) -> Iterator[str]:
     """One document of two captions for each target: for combinations that no scene may hold."""
     for index, target in enumerate(targets):
         lots = Lots(seed, index, stream=DOCUMENT_STREAM)
-        yield f"{_full(target, lots)} {STOP} {_full(target, lots)}"
+        yield f"{_said(target, lots)} {STOP} {_said(target, lots)}"
 
 
 def _parts(total: int, count: int, rng: np.random.Generator) -> list[int]:

@@ -16,7 +16,7 @@ HOW = Training(
     steps=3,
     batch_size=4,
     captions=(2,),
-    full_captions=0.9,
+    faithful=0.9,
     mixture=(Corruption(0.3, 1.0),),
     lr=1e-2,
     position_lr=1e-1,
@@ -68,7 +68,7 @@ def test_what_is_saved_is_the_encoder_alone_in_float32_and_gives_the_same_states
 
 def test_predictions_of_the_decoder_do_not_see_the_token_they_predict(vocabulary: Vocabulary) -> None:
     model = make_model(SIZE, vocabulary, seed=0).eval()
-    texts = list(documents(0, 2, seed=0, captions=(2,), full=1.0))
+    texts = list(documents(0, 2, seed=0, captions=(2,), faithful=1.0))
     masked = mask(texts, vocabulary, HOW.mixture, np.random.default_rng(0))
     changed = masked.target.clone()
     changed[:, 3:] = 5

@@ -58,10 +58,10 @@ def test_half_of_forty_words_in_spans_of_five_are_twenty_words_in_four_spans() -
 
 
 def test_the_same_seed_gives_the_same_documents_whatever_the_cut() -> None:
-    asked = {"seed": 3, "captions": (1, 2), "full": 0.5}
+    asked = {"seed": 3, "captions": (1, 2), "faithful": 0.5}
     whole = list(documents(0, 20, **asked))  # type: ignore[arg-type]
     assert [*documents(0, 7, **asked), *documents(7, 20, **asked)] == whole  # type: ignore[arg-type]
-    assert list(documents(0, 20, seed=4, captions=(1, 2), full=0.5)) != whole
+    assert list(documents(0, 20, seed=4, captions=(1, 2), faithful=0.5)) != whole
     assert {text.count(" . ") for text in whole} == {0, 1}
 
 
@@ -72,7 +72,7 @@ def test_no_document_of_500_is_about_a_held_out_combination() -> None:
 
 
 def test_every_word_of_documents_and_prompts_is_in_the_vocabulary(vocabulary: Vocabulary) -> None:
-    texts = list(documents(0, 100, seed=0, captions=(1, 2, 3), full=0.5))
+    texts = list(documents(0, 100, seed=0, captions=(1, 2, 3), faithful=0.5))
     texts += [prompt.text for task in TASKS for prompt in prompts(task, 20, 0)]
     for text in texts:
         ids = vocabulary.encode(text)

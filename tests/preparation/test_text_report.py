@@ -17,7 +17,7 @@ def small(out: Path) -> Report:
             steps=2,
             batch_size=4,
             captions=(2,),
-            full_captions=0.9,
+            faithful=0.9,
             mixture=(Corruption(0.3, 1.0),),
             lr=1e-2,
             position_lr=1e-1,
