@@ -69,6 +69,14 @@ def build(weights: Weights) -> PixArt:
     return model.eval()
 
 
+def with_null_caption(weights: Weights, source: str | Path) -> Weights:
+    """``weights`` with the null caption that those at ``source`` carry; ``ValueError`` if it does not fit."""
+    other = read(source, otherwise=Told(weights.model_config["num_heads"], weights.model_config["input_size"], 1.0))
+    if other.null_caption is None or other.null_caption.shape[1] != weights.model_config["text_dim"]:
+        raise ValueError(f"null_caption={source} carries no null caption of width {weights.model_config['text_dim']}")
+    return weights._replace(null_caption=other.null_caption, null_kind=other.null_kind)
+
+
 def _ours(path: Path) -> Weights:
     snapshot = read_snapshot(path)
     return Weights(
