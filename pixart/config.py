@@ -250,8 +250,8 @@ class SampleConfig(Draw):
     guidance_channels: Literal["all", "three"]
     binning: Literal["none", "official"]
     told_aspect_ratio: Literal["exact", "bucket"] | None
-    null_caption: Literal["empty", "y_embedding"]
-    null_mask: Literal["own", "prompt"]
+    null_caption: Literal["empty", "y_embedding"] | None
+    null_mask: Literal["own", "prompt"] | None
     text_encoder: str | None
     autoencoder: str | None
     columns: Positive

@@ -36,15 +36,16 @@ def open_weights(
     precision: Precision | None,
     text_source: str | None,
     autoencoder_source: str | None,
-    null_caption: Literal["empty", "y_embedding"] = "empty",
-    null_mask: NullMask = "own",
+    null_caption: Literal["empty", "y_embedding"] | None = None,
+    null_mask: NullMask | None = None,
     told_aspect_ratio: ToldRatio | None = None,
 ) -> tuple[Pipeline, tuple[Bucket, ...]]:
     """A pipeline from weights of any format, with the sizes that they were trained on.
 
     Sources of encoders are for weights that do not name theirs, or in place of those. ``null_caption`` is the text
-    encoder's of the empty caption, or the official rows in the weights; the aspect ratio is told as in training where
-    ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, are to give
+    encoder's of the empty caption, or the official rows, None for what the weights carry; ``null_mask`` None looks at
+    as many official rows as the prompt has tokens, and at all of an empty caption's. The aspect ratio is told as in
+    training where ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, are to give
     official rows that they do not have, name no encoder and none is given, or were trained with another.
     """
     found = read(weights)
@@ -54,7 +55,9 @@ def open_weights(
         around = _as_trained(weights, found, text_source, autoencoder_source)
     else:
         around = _as_released(weights, found, text_source, autoencoder_source, DTYPES[chosen])
-    if null_caption == "y_embedding" and found.null_kind != "y_embedding":
+    carried = found.null_kind == "y_embedding"
+    official = carried if null_caption is None else null_caption == "y_embedding"
+    if official and not carried:
         raise ValueError(f"null_caption=y_embedding: {weights} does not carry it; take null_caption=empty")
     if around.text_encoder is not None:
         around.text_encoder.to(device)
@@ -65,8 +68,8 @@ def open_weights(
         around.autoencoder.to(device),
         device=device,
         precision=chosen,
-        null_caption=found.null_caption if null_caption == "y_embedding" else None,
-        null_mask=null_mask,
+        null_caption=found.null_caption if official else None,
+        null_mask=null_mask or ("prompt" if official else "own"),
         told_aspect_ratio=told_aspect_ratio or around.told_aspect_ratio,
     )
     return pipeline, around.sizes

@@ -55,12 +55,12 @@ def told(pipeline: Any) -> list[Any]:
 def test_the_official_null_caption_is_that_of_the_weights_under_the_prompts_mask(tmp_path: Path) -> None:
     rows = torch.randn(40, text_dim(tmp_path), generator=torch.Generator().manual_seed(0))
     weights = snapshot(tmp_path / "a.safetensors", null_caption=rows)
-    pipeline, _ = open_weights(weights, **SOURCES, null_caption="y_embedding", null_mask="prompt")
+    pipeline, _ = open_weights(weights, **SOURCES)  # what they carry is what they are told
     (cond,) = told(pipeline)
     length = int(cond.mask[0].sum())
     assert cond.mask.sum(1).tolist() == [length, length]
     torch.testing.assert_close(cond.tokens[1, :length], rows[:length])
-    (cond,) = told(open_weights(weights, **SOURCES)[0])
+    (cond,) = told(open_weights(weights, **SOURCES, null_caption="empty")[0])
     assert cond.mask[1].sum() < length  # the empty caption's own
 
 
@@ -92,7 +92,7 @@ def test_the_sampling_door_takes_every_official_behaviour_by_name_and_none_by_de
         return parse({str(key): value for key, value in values.items()}, SampleConfig)
 
     ours = asked()
-    assert (ours.scheduler, ours.null_caption, ours.null_mask, ours.binning) == ("dpm_solver", "empty", "own", "none")
+    assert (ours.scheduler, ours.null_caption, ours.null_mask, ours.binning) == ("dpm_solver", None, None, "none")
     official = ("null_caption=y_embedding", "null_mask=prompt", "binning=official", "told_aspect_ratio=bucket")
     for scheduler in ("dpm_solver_official", "iddpm", "sa_solver"):
         assert asked(f"scheduler={scheduler}", "guidance_channels=three", *official).scheduler == scheduler
