@@ -11,7 +11,7 @@ from pixart.door import CONFIGS, quote_stage, register_resolvers
 
 SMALL = [
     *("scale=tiny", "model.dim=48", "model.depth=2", "model.num_heads=2", "global_batch=8", "micro_batch=4"),
-    *("data.num_samples=64", "data.validation_samples=8", "data.workers=1", "sampling.num_inference_steps=2"),
+    *("data.num_samples=64", "data.validation_samples=4", "data.workers=1", "sampling.num_inference_steps=2"),
     *("log_every=2", "validate_every=4", "sample_every=4", "snapshot_every=4", "checkpoint_every=3", "steps=8"),
 ]
 

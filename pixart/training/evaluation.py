@@ -29,6 +29,7 @@ def validate(learner: Learner, batches: Callable[[], Iterator[Batch]]) -> dict[s
         ``validation_loss``, ``validation_mse``, and ``validation_mse_<bin>`` over ``TIME_BINS`` equal parts of u.
     """
     averages = Averages(learner.accelerator)
+    averages.expect("validation_loss", "validation_mse", *(f"validation_mse_{i}" for i in range(TIME_BINS)))
     with learner.ema.weights(learner.bare) as model:
         for batch in batches():
             _observe(learner, model, batch, averages)

@@ -31,8 +31,13 @@ class Averages:
         pair = torch.stack([(values.detach().double() * weights).sum(), weights.sum()])
         self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
+    def expect(self, *names: str) -> None:
+        """Make room for ``names``, so that a rank which observes nothing still takes part in the gather."""
+        for name in names:
+            self.sums.setdefault(name, torch.zeros(2, dtype=torch.float64, device=self.accelerator.device))
+
     def gathered(self) -> dict[str, Tensor]:
-        """name -> (world_size, 2), the same on every rank. All ranks must call it."""
+        """name -> (world_size, 2), the same on every rank. All ranks must call it, having the same names."""
         if not self.sums:
             return {}
         rows = self.accelerator.gather(torch.stack(list(self.sums.values()))[None])  # (W, names, 2)

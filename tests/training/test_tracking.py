@@ -30,6 +30,14 @@ def test_weights_of_zero_do_not_count_and_a_name_without_weight_is_left_out(acce
     assert averages.flush() == {"some": 1.0}
 
 
+def test_an_expected_name_without_observations_takes_part_and_is_left_out(accelerator: Accelerator) -> None:
+    averages = Averages(accelerator)
+    averages.expect("loss", "mse")
+    assert list(averages.gathered()) == ["loss", "mse"]
+    averages.add("loss", torch.tensor(2.0))
+    assert averages.flush() == {"loss": 2.0}
+
+
 def test_gathered_averages_of_another_world_size_are_summed_on_the_first_rank(accelerator: Accelerator) -> None:
     averages = Averages(accelerator)
     averages.restore({"loss": torch.tensor([[4.0, 2.0], [8.0, 2.0]], dtype=torch.float64)})
