@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # asked of Hydra, before a door sets it for itself
+WRAPPED = "_value"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -24,6 +25,25 @@ def quote_stage(argument: str) -> str:
     """
     match = re.fullmatch(r"\+?stage=([\w,]+)", argument)
     return "stage=" + ",".join(f"'{choice}'" for choice in match[1].split(",")) if match else argument
+
+
+def plain_keys(config_name: str) -> set[str]:
+    """The keys of a configuration that share their name with a group of another one (``sample.py text_encoder=…``)."""
+    return {str(key) for key in OmegaConf.load(CONFIGS / f"{config_name}.yaml") if (CONFIGS / str(key)).is_dir()}
+
+
+def wrap(argument: str, keys: set[str]) -> str:
+    """``text_encoder=x`` -> ``text_encoder={_value: x}``.
+
+    Hydra takes the first for the choice of a group, though the configuration has none; the second it takes as it is.
+    """
+    key, _, value = argument.partition("=")
+    return f"{key}={{{WRAPPED}: {value}}}" if key in keys and value else argument
+
+
+def unwrap(value: Any) -> Any:
+    """What was wrapped, or the value itself."""
+    return value[WRAPPED] if isinstance(value, dict) and value.keys() == {WRAPPED} else value
 
 
 def _at(key: Any, table: Any) -> Any:
@@ -61,13 +81,14 @@ def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[
         try:
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
             assert isinstance(values, dict)
-            task({str(key): value for key, value in values.items()})
+            task({str(key): unwrap(value) for key, value in values.items()})
         except (ValueError, OSError, OmegaConfBaseException) as error:
             fail(error)
 
     def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentence is ours
-        sys.argv[1:] = [quote_stage(argument) for argument in sys.argv[1:]]
+        keys = plain_keys(config_name)
+        sys.argv[1:] = [wrap(quote_stage(argument), keys) for argument in sys.argv[1:]]
         try:
             hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)()
         except (HydraException, OmegaConfBaseException) as error:
