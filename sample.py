@@ -35,7 +35,7 @@ def sample(values: dict[str, Any]) -> None:
     from pixart.sampling.gallery import write_gallery
     from pixart.sampling.page import Result
 
-    pipeline, trained = open_weights(
+    pipeline, trained, habits = open_weights(
         asked.weights,
         precision=asked.precision,
         text_source=asked.text_encoder,
@@ -47,22 +47,21 @@ def sample(values: dict[str, Any]) -> None:
     wanted: list[Any] = [x for x in (prompts or asked.labels or ()) for _ in range(asked.images_per_prompt)]
     seeds = [asked.seed + i for i in range(len(wanted))]
     height, width = size_for(asked, trained)
+    how = habits.unless(asked)
     images = pipeline(
         prompts=None if prompts is None else wanted,
         labels=wanted if prompts is None else None,
         seeds=seeds,
         sizes=[(height, width)] * len(wanted),
-        guidance_scale=asked.guidance_scale,
-        num_inference_steps=asked.num_inference_steps,
+        **how._asdict(),
         guidance_channels=asked.guidance_channels,
-        scheduler_name=asked.scheduler,
         batch_size=asked.batch_size,
         binning=asked.binning,
     )
     results = [
         Result(
             f"{i:05d}.png", str(prompt), seed, height, width,
-            asked.guidance_scale, asked.num_inference_steps, asked.scheduler, asked.weights,
+            how.guidance_scale, how.num_inference_steps, how.scheduler_name, asked.weights,
         )
         for i, (prompt, seed) in enumerate(zip(wanted, seeds, strict=True))
     ]  # fmt: skip

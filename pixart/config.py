@@ -226,12 +226,12 @@ class Config(Section):
 
 
 class Draw(Section):
-    """How to draw, for the doors that read weights."""
+    """How to draw, for the doors that read weights; None is as the run that made them draws its own pictures."""
 
     seed: Annotated[int, Field(ge=0)]
-    scheduler: Scheduler
-    num_inference_steps: Positive
-    guidance_scale: Rate
+    scheduler: Scheduler | None
+    num_inference_steps: Positive | None
+    guidance_scale: Rate | None
     batch_size: Positive
     precision: Precision | None
 

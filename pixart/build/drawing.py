@@ -7,7 +7,7 @@ import torch
 
 from pixart import config as shape
 from pixart.build.parts import DTYPES, autoencoder, objective, text_encoder
-from pixart.config import Config, EvaluateConfig, Precision
+from pixart.config import Config, Draw, EvaluateConfig, Precision
 from pixart.data.buckets import Bucket, buckets_for
 from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.objective import Objective
@@ -20,6 +20,27 @@ from pixart.sampling.pipeline import Pipeline
 from pixart.sampling.words import NullMask, ToldRatio
 
 
+class Habits(NamedTuple):
+    """How a run draws its own pictures, and so whoever uses its weights and says nothing else."""
+
+    scheduler_name: str
+    num_inference_steps: int
+    guidance_scale: float
+
+    def unless(self, asked: Draw) -> "Habits":
+        """These, where ``asked`` leaves them open."""
+        given = (asked.scheduler, asked.num_inference_steps, asked.guidance_scale)
+        return Habits(*(mine if other is None else other for mine, other in zip(self, given, strict=True)))  # type: ignore[arg-type]
+
+
+class Opened(NamedTuple):
+    """Weights, ready to draw."""
+
+    pipeline: Pipeline
+    sizes: tuple[Bucket, ...]  # that they were trained on
+    habits: Habits
+
+
 class _Around(NamedTuple):
     """What surrounds a model when it draws."""
 
@@ -28,6 +49,7 @@ class _Around(NamedTuple):
     autoencoder: LatentSpace
     sizes: tuple[Bucket, ...]  # that it was trained on
     told_aspect_ratio: ToldRatio  # as it was in training
+    habits: Habits
 
 
 def open_weights(
@@ -39,8 +61,8 @@ def open_weights(
     null_caption: Literal["empty", "y_embedding"] | None = None,
     null_mask: NullMask | None = None,
     told_aspect_ratio: ToldRatio | None = None,
-) -> tuple[Pipeline, tuple[Bucket, ...]]:
-    """A pipeline from weights of any format, with the sizes that they were trained on.
+) -> Opened:
+    """A pipeline from weights of any format, with the sizes that they were trained on and the habits of their run.
 
     Sources of encoders are for weights that do not name theirs, or in place of those. ``null_caption`` is the text
     encoder's of the empty caption, or the official rows, None for what the weights carry; ``null_mask`` None looks at
@@ -72,7 +94,7 @@ def open_weights(
         null_mask=null_mask or ("prompt" if official else "own"),
         told_aspect_ratio=told_aspect_ratio or around.told_aspect_ratio,
     )
-    return pipeline, around.sizes
+    return Opened(pipeline, around.sizes, around.habits)
 
 
 def _as_trained(weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None) -> _Around:
@@ -88,7 +110,9 @@ def _as_trained(weights: str, found: Weights, text_source: str | None, autoencod
                 f"give that one as {name}=<folder or hub name>"
             )
     sizes = buckets_for(config.resolution, config.data.buckets)
-    return _Around(objective(config), encoder, latents, sizes, config.data.aspect_ratio)
+    drawn = config.sampling
+    habits = Habits(drawn.scheduler, drawn.num_inference_steps, drawn.guidance_scale)
+    return _Around(objective(config), encoder, latents, sizes, config.data.aspect_ratio, habits)
 
 
 def _as_released(
@@ -115,7 +139,7 @@ def _as_released(
     sizes = buckets_for(resolution, "aspect_ratio" if several else "square")
     learned = config["out_channels"] == 2 * config["in_channels"]
     path = Gaussian(**{**released.OBJECTIVE, "learned_variance": learned})
-    return _Around(path, encoder, latents, sizes, "bucket")
+    return _Around(path, encoder, latents, sizes, "bucket", Habits(*released.HABITS))
 
 
 def _with_sources(config: Config, text_source: str | None, autoencoder_source: str | None) -> Config:
@@ -137,7 +161,9 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
     from pixart.data.shapes import TASKS, label_target, prompts
     from pixart.metrics.alignment import score
 
-    pipeline, sizes = open_weights(weights, precision=asked.precision, text_source=None, autoencoder_source=None)
+    pipeline, sizes, habits = open_weights(
+        weights, precision=asked.precision, text_source=None, autoencoder_source=None
+    )
     wanted: list[Any]
     if pipeline.text_encoder is None:
         wanted = [i % pipeline.config["num_classes"] for i in range(asked.per_task)]
@@ -150,10 +176,8 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
         labels=wanted if pipeline.text_encoder is None else None,
         seeds=[asked.seed + i for i in range(len(wanted))],
         sizes=[sizes[i % len(sizes)] for i in range(len(wanted))],
-        guidance_scale=asked.guidance_scale,
-        num_inference_steps=asked.num_inference_steps,
+        **habits.unless(asked)._asdict(),
         guidance_channels="all",
-        scheduler_name=asked.scheduler,
         batch_size=asked.batch_size,
     )
     if grid is not None:

@@ -10,6 +10,7 @@ HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by width: DiT's S, B, L and XL,
 INTERPOLATION = {32: 1.0, 64: 1.0, 128: 2.0}  # by input size: PixArt-alpha at 256, 512 and 1024 px
 CAPTION_TOKENS = 120
 STRIDE = 8  # pixels a latent cell: Stable Diffusion's autoencoder
+HABITS = ("dpm_solver", 20, 4.5)  # scheduler, steps and guidance scale of the official sampler's defaults
 OBJECTIVE: dict[str, Any] = {  # what the released PixArt and DiT models predict
     "num_timesteps": 1000,
     "schedule": "linear",

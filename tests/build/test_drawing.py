@@ -55,7 +55,7 @@ def told(pipeline: Any) -> list[Any]:
 def test_the_official_null_caption_is_that_of_the_weights_under_the_prompts_mask(tmp_path: Path) -> None:
     rows = torch.randn(40, text_dim(tmp_path), generator=torch.Generator().manual_seed(0))
     weights = snapshot(tmp_path / "a.safetensors", null_caption=rows)
-    pipeline, _ = open_weights(weights, **SOURCES)  # what they carry is what they are told
+    pipeline = open_weights(weights, **SOURCES).pipeline  # what they carry is what they are told
     (cond,) = told(pipeline)
     length = int(cond.mask[0].sum())
     assert cond.mask.sum(1).tolist() == [length, length]
