@@ -92,7 +92,7 @@ def test_the_sampling_door_takes_every_official_behaviour_by_name_and_none_by_de
         return parse({str(key): value for key, value in values.items()}, SampleConfig)
 
     ours = asked()
-    assert (ours.scheduler, ours.null_caption, ours.null_mask, ours.binning) == ("dpm_solver", None, None, "none")
+    assert (ours.scheduler, ours.null_caption, ours.null_mask, ours.binning) == (None, None, None, "none")
     official = ("null_caption=y_embedding", "null_mask=prompt", "binning=official", "told_aspect_ratio=bucket")
     for scheduler in ("dpm_solver_official", "iddpm", "sa_solver"):
         assert asked(f"scheduler={scheduler}", "guidance_channels=three", *official).scheduler == scheduler
