@@ -1,0 +1,131 @@
+"""Weights of other people as the start of a run, and as what to draw with."""
+
+from pathlib import Path
+from typing import Any
+
+import foreign
+import numpy as np
+import pytest
+import torch
+from miniature import Silent, small
+
+from pixart.build.drawing import open_weights
+from pixart.build.training import run_training
+from pixart.config import default_run_dir
+from pixart.formats import read, write
+from pixart.formats.snapshot import find_snapshot, read_snapshot
+
+BRIEF = [
+    *("model.num_heads=4", "steps=1", "log_every=1", "validate_every=0", "sample_every=0", "snapshot_every=1"),
+    *("checkpoint_every=1", "data.validation_samples=0"),
+]
+LICENCE = "CC-BY-NC-4.0"
+
+
+def run(stage: int, run_dir: Path, *overrides: str) -> str:
+    display = Silent()
+    run_training(small(stage, run_dir, *BRIEF, *overrides), lambda _: display)
+    return "\n".join(display.said)
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DiT of 24 px, while the stages are of 32 and 48."""
+    path = tmp_path_factory.mktemp("dit") / "dit.pt"
+    shapes = foreign.dit_shapes(dim=48, depth=2, side=6, classes=40, patch=4, channels=3)
+    torch.save({"ema": foreign.fill(shapes), "opt": {}}, path)
+    return path
+
+
+def test_stage_1_starts_from_a_dit_and_all_that_descends_from_it_carries_its_licence(dit: Path, tmp_path: Path) -> None:
+    said = run(1, tmp_path / "1", f"init_from={dit}")
+    assert f"DiT file, ema, licence {LICENCE}" in said
+    assert "6 x 6 tokens, interpolation 1 -> 8 x 8 tokens, interpolation 1" in said
+    assert "y_embedder.embedding_table.weight" in said
+    run(1, tmp_path / "1", f"init_from={dit}", "steps=2")  # resumed
+    run(2, tmp_path / "2", f"init_from={tmp_path / '1'}")
+    run(3, tmp_path / "3", f"init_from={tmp_path / '2'}")
+    found = [find_snapshot(tmp_path / stage) for stage in "123"]
+    assert [path.stem[-1] for path in found] == ["2", "1", "1"]
+    assert [read_snapshot(path).licence for path in found] == [LICENCE] * 3
+    run(2, tmp_path / "free")
+    assert read_snapshot(find_snapshot(tmp_path / "free")).licence is None
+
+
+def test_stage_2_starts_from_a_dit_without_its_classes(dit: Path, tmp_path: Path) -> None:
+    said = run(2, tmp_path / "2", f"init_from={dit}", "reparameterise=mean")
+    assert "the class is dropped" in said
+    assert "mean of all blocks'" in said
+    weights = read(tmp_path / "2")
+    assert weights.licence == LICENCE
+    assert weights.model_config["adaln"] == "single"
+
+
+def test_a_per_block_stage_1_becomes_a_stage_2_with_1_shared_map_or_stays_as_it_is(tmp_path: Path) -> None:
+    run(1, tmp_path / "1", "model.adaln=per_block")
+    assert "that of block 0" in run(2, tmp_path / "single", f"init_from={tmp_path / '1'}")
+    assert "folded" in run(2, tmp_path / "both", f"init_from={tmp_path / '1'}", "model.adaln=per_block")
+
+
+def test_the_way_to_re_parameterise_makes_another_run_only_where_there_is_a_start(tmp_path: Path) -> None:
+    def directory(*overrides: str) -> str:
+        return default_run_dir(small(2, tmp_path, *overrides))
+
+    start = "init_from=a.pt"
+    assert directory(start) != directory(start, "reparameterise=fresh")
+    assert directory() == directory("reparameterise=fresh")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("autoencoder")
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    AutoencoderKL(**blocks, block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4).save_pretrained(folder)
+    return str(folder)
+
+
+def drawn(weights: str, **sources: Any) -> np.ndarray:
+    opened = open_weights(weights, precision="fp32", **{"text_source": None, "autoencoder_source": None, **sources})
+    pipeline, sizes = opened.pipeline, opened.sizes
+    labelled = pipeline.text_encoder is None
+    (picture,) = pipeline(
+        prompts=None if labelled else ["a red circle"], labels=[3] if labelled else None, seeds=[0], sizes=[sizes[0]],
+        guidance_scale=2.0, num_inference_steps=2, guidance_channels="all", scheduler_name="dpm_solver", batch_size=1,
+    )  # fmt: skip
+    return picture
+
+
+def test_the_same_weights_draw_the_same_picture_from_a_pth_a_snapshot_of_it_and_a_pipeline(
+    autoencoder: str, tmp_path: Path
+) -> None:
+    shapes = foreign.pixart_shapes(dim=1152, depth=1, side=4, text_dim=64, rows=120)
+    torch.save({"state_dict": foreign.fill(shapes, std=0.02)}, tmp_path / "a.pth")
+    encoders = {"text_source": "shapes-t5", "autoencoder_source": autoencoder}
+    weights = read(tmp_path / "a.pth")
+    write(weights, tmp_path / "a.safetensors", to="snapshot")
+    write(weights, tmp_path / "a", to="diffusers-pipeline", text_encoder="shapes-t5", autoencoder=autoencoder)
+    empty = {**encoders, "null_caption": "empty"}
+    picture = drawn(str(tmp_path / "a.pth"), **empty)
+    assert picture.shape == (16, 16, 3)
+    assert picture.std() > 1
+    assert np.array_equal(drawn(str(tmp_path / "a.safetensors"), **empty), picture)
+    assert np.array_equal(drawn(str(tmp_path / "a")), picture)
+    official = drawn(str(tmp_path / "a.pth"), **encoders)
+    assert not np.array_equal(official, picture)
+    assert np.array_equal(drawn(str(tmp_path / "a.safetensors"), **encoders), official)
+
+
+def test_foreign_weights_ask_for_each_of_their_2_encoders(autoencoder: str, tmp_path: Path) -> None:
+    torch.save(foreign.fill(foreign.pixart_shapes(dim=1152, depth=1, side=4, text_dim=64)), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"give autoencoder=<folder or hub name> and text_encoder=<"):
+        drawn(str(tmp_path / "a.pth"))
+    with pytest.raises(ValueError, match=r"its encoders: give text_encoder=<folder or hub name>$"):
+        drawn(str(tmp_path / "a.pth"), autoencoder_source=autoencoder)
+
+
+def test_a_dit_draws_its_classes_with_an_autoencoder_alone(autoencoder: str, tmp_path: Path) -> None:
+    torch.save(foreign.fill(foreign.dit_shapes(dim=1152, depth=1, side=4, classes=10), std=0.02), tmp_path / "a.pt")
+    assert drawn(str(tmp_path / "a.pt"), autoencoder_source=autoencoder).shape == (16, 16, 3)
