@@ -83,6 +83,18 @@ def their_output(other, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  
     )[0]
 
 
+def agree(model, x_t: Tensor, t: Tensor, cond: Conditioning) -> None:  # type: ignore[no-untyped-def]
+    """Output and input gradient equal those of the twin to the tolerance."""
+    other = twin(model)
+    ours, theirs = x_t.clone().requires_grad_(), x_t.clone().requires_grad_()
+    output, expected = model(ours, t, cond), their_output(other, theirs, t, cond)
+    assert (output - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    weights = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((output * weights).sum(), ours)
+    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), theirs)
+    assert (gradient - expected_gradient).abs().max() <= TOLERANCE * expected_gradient.abs().max()
+
+
 @pytest.mark.parametrize("interpolation_scale", [1, 2])
 @pytest.mark.parametrize("size_conditioning", [False, True])
 @pytest.mark.parametrize("shape", [(8, 8), (6, 14)])
@@ -90,15 +102,19 @@ def test_output_and_input_gradient_equal_diffusers_to_2e_5(
     small, randomise, captioned, shape, size_conditioning, interpolation_scale
 ):
     model = randomise(small(size_conditioning=size_conditioning, interpolation_scale=interpolation_scale))
-    other = twin(model)
-    x_t, t = torch.randn(2, 4, *shape), torch.tensor([999, 250])
-    ours, theirs = x_t.clone().requires_grad_(), x_t.clone().requires_grad_()
-    output, expected = model(ours, t, captioned), their_output(other, theirs, t, captioned)
-    assert (output - expected).abs().max() <= TOLERANCE * expected.abs().max()
-    weights = torch.randn_like(expected)
-    (gradient,) = torch.autograd.grad((output * weights).sum(), ours)
-    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), theirs)
-    assert (gradient - expected_gradient).abs().max() <= TOLERANCE * expected_gradient.abs().max()
+    agree(model, torch.randn(2, 4, *shape), torch.tensor([999, 250]), captioned)
+
+
+@pytest.mark.parametrize(
+    ("size_conditioning", "interpolation_scale", "shape"), [(False, 1, (8, 8)), (True, 2, (6, 10))]
+)
+def test_2_blocks_of_xl_2_s_width_equal_diffusers_to_2e_5(
+    small, randomise, captioned, size_conditioning, interpolation_scale, shape
+):
+    wide = {"dim": 1152, "num_heads": 16, "text_dim": 4096, "input_size": 128}
+    model = small(**wide, size_conditioning=size_conditioning, interpolation_scale=interpolation_scale)
+    cond = captioned._replace(tokens=torch.randn(2, 6, 4096))
+    agree(randomise(model, std=0.03), torch.randn(2, 4, *shape), torch.tensor([999, 250]), cond)
 
 
 def test_wider_model_at_a_fractional_timestep_equals_diffusers_to_2e_5(small, randomise, captioned, x_t):
