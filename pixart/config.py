@@ -41,6 +41,7 @@ class Model(Section):
     attention: Literal["sdpa", "xformers"]
     fp32_attention: bool
     checkpoint_blocks: bool
+    embedder_std: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:

@@ -16,6 +16,7 @@ from pixart.diffusion.objective import Objective
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 from pixart.models.dit import PixArt
+from pixart.models.initialise import spread_embedders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -62,14 +63,16 @@ def model(config: Config) -> PixArt:
     """The transformer, its weights drawn from the run's seed."""
     torch.manual_seed(config.seed)
     channels = config.autoencoder.channels
-    return PixArt(
-        **config.model.model_dump(),
+    made = PixArt(
+        **config.model.model_dump(exclude={"embedder_std"}),
         input_size=config.input_size,
         in_channels=channels,
         out_channels=2 * channels if config.learned_variance else channels,
         text_dim=None if config.text_encoder is None else config.text_encoder.dim,
         num_classes=config.data.num_classes,
     )
+    spread_embedders(made, config.model.embedder_std)
+    return made
 
 
 def sources(config: Config) -> tuple[Source, NDArray[np.int64], Source, NDArray[np.int64]]:

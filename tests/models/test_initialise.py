@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pixart.models.dit import PixArt
-from pixart.models.initialise import initialise
+from pixart.models.initialise import initialise, spread_embedders
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,14 @@ def test_a_model_on_the_meta_device_is_left_without_weights(small):
         model = small()
     initialise(model, 0)
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_wider_spread_multiplies_the_embedders_and_nothing_else(small):
+    before = {name: p.detach().clone() for name, p in small(text_dim=8, size_conditioning=True).named_parameters()}
+    model = small(text_dim=8, size_conditioning=True)
+    spread_embedders(model, 0.1)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    for name in changed:
+        torch.testing.assert_close(dict(model.named_parameters())[name], before[name] * 5)
+    assert {"t_block.1.weight", "y_embedder.y_proj.fc1.weight", "csize_embedder.mlp.2.weight"} <= changed
+    assert not any(name.startswith(("blocks.", "final_layer.", "x_embedder.")) for name in changed)
