@@ -1,8 +1,6 @@
 """Laws of the packaged miniature: what it must know before a denoiser can learn from it."""
 
-import os
-import subprocess
-import sys
+import socket
 from itertools import chain
 
 import pytest
@@ -28,16 +26,20 @@ def test_it_takes_less_than_a_million_bytes_and_is_64_wide(encoder: TextEncoder)
     assert encoder.dim == 64
 
 
-def test_transformers_loads_it_offline_by_the_folders_name_in_float32() -> None:
-    program = (
-        "from transformers import AutoTokenizer, T5EncoderModel; import sys; folder = sys.argv[1]; "
-        "ids = AutoTokenizer.from_pretrained(folder)('a red circle').input_ids; "
-        "model = T5EncoderModel.from_pretrained(folder); print(len(ids), ids[-1], model.dtype)"
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", program, str(FOLDER)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == ["4", "1", "torch.float32"]
+def test_transformers_loads_it_by_the_folders_name_in_float32_without_a_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    ids = AutoTokenizer.from_pretrained(FOLDER)("a red circle").input_ids
+    assert (len(ids), ids[-1]) == (4, 1)
+    model = T5EncoderModel.from_pretrained(FOLDER)
+    assert (model.dtype, model.config.d_model) == (torch.float32, 64)
 
 
 def test_no_caption_and_no_prompt_holds_an_unknown_word_or_more_than_48_tokens(encoder: TextEncoder) -> None:
