@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh requirements.txt
 out=outputs/reparameterisation
-every=(log_every=25 validate_every=25 sample_every=0 snapshot_every=0)
+every=(log_every=25 validate_every=25 sample_every=0)
 
 python train.py +stage=1 scale=tiny model.adaln=per_block "${every[@]}" run_dir=$out/dit
 python train.py +stage=2 scale=tiny steps=600 "${every[@]}" run_dir=$out/fresh "$@"
