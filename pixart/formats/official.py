@@ -36,7 +36,8 @@ def read_official(path: Path, loaded: Mapping[str, Any], given: Told, otherwise:
     if pos_embed is not None:
         rows.append(left_behind(square, patch_size))
     if y_embedding is not None:
-        where = f"from {RAW}: official averages keep a random one" if part == EMA and RAW in loaded else ""
+        from_raw = part == EMA and Y_EMBEDDING in (loaded.get(RAW) or {})
+        where = f"from {RAW}: official averages may keep a random one" if from_raw else ""
         rows.append(Row(Y_EMBEDDING, "renamed", ", ".join(filter(None, ["null_caption", where]))))
     return Weights(
         tensors,
