@@ -11,7 +11,7 @@ from pixart.door import door, plain_keys, unwrap, wrap
 def told(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> dict[str, Any]:
     heard: dict[str, Any] = {}
     monkeypatch.setattr(sys, "argv", ["door", *arguments])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the door sets it; here it must not outlive the test
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the door sets it; here it must not outlive the test
     door(name, heard.update)()
     return heard
 
