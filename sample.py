@@ -16,7 +16,7 @@ def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
         raise ValueError(
             f"prompts={prompts}: there is no such file; for a prompt itself write prompts='[\"{prompts}\"]'"
         )
-    return [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in Path(prompts).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def size_for(asked: SampleConfig, trained: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import math
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = tuple[Positive, Positive]  # height, width in pixels
@@ -26,7 +28,7 @@ FREE_ON_RESUME = frozenset({
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -98,7 +100,7 @@ class ShapesData(DataSection):
     view: Literal["labelled", "captioned", "aesthetic"]
     density: Literal["dense", "sparse"]
     num_samples: Positive
-    seed: int
+    seed: Seed
 
 
 class TextEncoder(Section):
@@ -138,7 +140,7 @@ class Sampling(Section):
     num_inference_steps: Positive
     guidance_scale: Rate
     guidance_channels: Literal["all", "three"]
-    seed: int
+    seed: Seed
     labels: tuple[Cadence, ...]
     prompts: tuple[str, ...]
 
@@ -157,7 +159,7 @@ class Config(Section):
     global_batch: Positive
     micro_batch: Positive
     resolution: Positive
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     run_dir: str | None
     resume: bool
     init_from: str | None
@@ -229,7 +231,7 @@ class Config(Section):
 class Draw(Section):
     """How to draw, for the doors that read weights; None is as the run that made them draws its own pictures."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     scheduler: Scheduler | None
     num_inference_steps: Positive | None
     guidance_scale: Rate | None
@@ -299,7 +301,10 @@ def parse(values: dict[str, Any], section: type[S]) -> S:
 
 def _sentence(problem: Any) -> str:
     unions = {"gaussian", "flow", "shards", "shapes"}  # pydantic names the branch it took; the user did not type it
-    path = ".".join(str(part) for part in problem["loc"] if part not in unions)
+    # Nor did the user type the types that pydantic tried on a value.
+    path = ".".join(
+        str(part) for part in problem["loc"] if part not in unions and not re.search(r"\[|^str$", str(part))
+    )
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{path}'"
     message = problem["msg"].removeprefix("Value error, ")

@@ -59,7 +59,7 @@ def register_resolvers() -> None:
 
 def one_sentence(error: BaseException) -> str:
     """The message of an error as a single line."""
-    text = " ".join(str(error).split("full_key:")[0].split())
+    text = " ".join(re.split(r"full_key:|Config search path:|See https://hydra", str(error))[0].split())
     return text or type(error).__name__
 
 
@@ -70,6 +70,7 @@ def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[
     HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
     register_resolvers()
+    composing = [True]  # until the task is called: whatever Hydra raises by then, a word of the command line is wrong
 
     def fail(error: BaseException) -> None:
         if WANTS_TRACEBACK:
@@ -81,6 +82,7 @@ def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[
         try:
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
             assert isinstance(values, dict)
+            composing[0] = False
             task({str(key): unwrap(value) for key, value in values.items()})
         except (ValueError, OSError, OmegaConfBaseException) as error:
             fail(error)
@@ -92,6 +94,12 @@ def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[
         try:
             hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)()
         except (HydraException, OmegaConfBaseException) as error:
+            fail(error)
+        except KeyboardInterrupt:
+            sys.exit("interrupted")
+        except Exception as error:  # Hydra's parser raises anything; a fault of the task goes on as it is
+            if not composing[0]:
+                raise
             fail(error)
 
     return main

@@ -59,6 +59,11 @@ def test_every_model_size_and_objective_composes(size: str) -> None:
         parsed("+stage=2", "data.root=somewhere", f"model={size}", f"objective={objective}")
 
 
+def test_the_miniature_takes_shards_in_place_of_the_embedded_data() -> None:
+    config = parsed("+stage=2", "scale=tiny", "data=shards", "data.root=somewhere")
+    assert (config.data.kind, config.resolution) == ("shards", 32)
+
+
 def test_the_square_root_rule_multiplies_the_rate_by_the_root_of_the_batch_over_256() -> None:
     assert parsed("+stage=1", "data.root=d").peak_lr == 2e-5
     assert parsed("+stage=1", "data.root=d", "optimizer.lr_scaling=sqrt").peak_lr == pytest.approx(2e-5 * 2)
@@ -92,6 +97,9 @@ def test_the_stage_is_quoted_for_hydra_and_nothing_else_is(typed: str, read: str
         ("data.buckets=aspect_ratio", r"lists? the buckets|list the buckets"),
         ("data.root=nowhere", r"unknown key 'data\.root'|data.root"),
         ("precision=fp8", r"precision.*'fp8'"),
+        ("optimizer.eps=inf", r"optimizer\.eps.*finite"),
+        ("sampling.seed=-1", r"sampling\.seed.*-1"),
+        ("data.buckets=[[a,b]]", r"^data\.buckets"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_with_its_path(override: str, words: str) -> None:
@@ -133,6 +141,8 @@ def door(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ((), "no stage was chosen"),
         (("+stage=9", "scale=tiny"), "9"),
+        (("+stage=[1,2]", "scale=tiny"), "error"),
+        (("+stage=2", "scale=tiny", "optimizer=null"), "optimizer"),
         (("+stage=2", "scale=huge"), "huge"),
         (("+stage=2", "scale=tiny", "stpes=3"), "stpes"),
         (("+stage=2", "scale=tiny", "optimizer.lr=fast"), "optimizer.lr"),

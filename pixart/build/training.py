@@ -48,7 +48,7 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
     ``make_display`` is told whether this is the process that shows something. Raises ``ValueError`` for everything
     that a user can mend.
     """
-    path = Path(config.run_dir or shape.default_run_dir(config))
+    path = Path(config.run_dir or shape.default_run_dir(config)).expanduser()
     accelerator = make_accelerator(
         precision=config.precision,
         tf32=config.tf32,
@@ -70,9 +70,11 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
 
 
 def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
+    if not directory.has_checkpoint:
+        return  # nothing was learnt by any other
     earlier = directory.earlier_config()
     if earlier is None:
-        return
+        raise ValueError(f"{directory.path} has checkpoints and no config.yaml: put it back, or set another run_dir")
     if not config.resume:
         raise ValueError(f"{directory.path} holds a run already and resume=false: delete it or set another run_dir")
     old, new = shape.binding(earlier), shape.binding(config.model_dump(mode="json"))

@@ -131,8 +131,11 @@ def captions(n: int, seed: int) -> Iterator[str]:
 
 
 def label_target(label: int) -> Target:
-    """What an image of a class must show: one object, of the class's colour and shape."""
-    colour, shape = seen("colours")[label]
+    """What an image of a class must show: one object, of the class's colour and shape; ``ValueError`` for no class."""
+    classes = seen("colours")
+    if not 0 <= label < len(classes):
+        raise ValueError(f"label {label} is none of the {len(classes)} classes of the embedded data set")
+    colour, shape = classes[label]
     return Target("colours", (Wanted(1, colour, shape),))
 
 

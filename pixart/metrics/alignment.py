@@ -105,4 +105,5 @@ def score(images: Sequence[NDArray[np.uint8]], targets: Sequence[Target]) -> Rep
     aspects = [_aspects(*reading, target) for reading, target in zip(readings, targets, strict=True)]
     diagnostics = {name: sum(aspect[name] for aspect in aspects) / len(aspects) for name in aspects[0]}
     interval = _interval([sum(right) for right in asked.values()], [len(right) for right in asked.values()])
-    return Report(sum(tasks.values()) / len(tasks), tasks, interval, diagnostics)
+    overall = sum(tasks.values()) / len(tasks)
+    return Report(overall, tasks, (min(interval[0], overall), max(interval[1], overall)), diagnostics)

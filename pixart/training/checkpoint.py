@@ -97,12 +97,11 @@ class Checkpoints:
     def _problem(self, folder: Path) -> str | None:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-            digests = manifest["sha256"]
-        except (OSError, ValueError, KeyError) as error:
+            digest = manifest["sha256"][STATE]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             return f"its manifest cannot be read ({error})"
-        for name, digest in digests.items():
-            if not (folder / name).is_file():
-                return f"{name} is missing"
-            if sha256(folder / name) != digest:
-                return f"{name} does not have the checksum in its manifest"
+        if not (folder / STATE).is_file():
+            return f"{STATE} is missing"
+        if sha256(folder / STATE) != digest:
+            return f"{STATE} does not have the checksum in its manifest"
         return None

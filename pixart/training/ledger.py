@@ -28,7 +28,7 @@ class Ledger:
         self.rate = dollars_per_device_hour
         self.device_hours: dict[str, float] = {TRAINING: 0.0}
         if path.exists():
-            self.device_hours |= json.loads(path.read_text())["device_hours"]
+            self.device_hours |= _hours_in(path)
         self._since = time.perf_counter()
 
     def _book(self, occupation: str) -> None:
@@ -59,3 +59,11 @@ class Ledger:
         if self.rate is not None:
             entry |= {"dollars_per_device_hour": self.rate, "dollars": total * self.rate}
         write_atomically(self.path, json.dumps(entry, indent=2) + "\n")
+
+
+def _hours_in(path: Path) -> dict[str, float]:
+    try:
+        hours = json.loads(path.read_text())["device_hours"]
+        return {str(occupation): float(spent) for occupation, spent in hours.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not a ledger: delete it to count anew") from None

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import torch
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from pixart.training.checkpoint import write_atomically
 
@@ -78,9 +79,12 @@ class RunDirectory:
         file = self.path / "config.yaml"
         if not file.exists():
             return None
-        loaded = OmegaConf.to_container(OmegaConf.load(file))
-        if not isinstance(loaded, dict):
-            raise ValueError(f"{file} is not a configuration: delete {self.path} or set another run_dir")
+        try:
+            loaded = OmegaConf.to_container(OmegaConf.load(file))
+        except (YAMLError, ValueError, OSError):
+            loaded = None
+        if not isinstance(loaded, dict) or not loaded:
+            raise ValueError(f"{file} is not a configuration: put it back, or set another run_dir")
         return {str(key): value for key, value in loaded.items()}
 
     def write_config(self, values: dict[str, Any]) -> None:

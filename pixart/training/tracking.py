@@ -68,7 +68,7 @@ class MetricsFile:
         """Forget what was logged after ``step``, and a last line that a kill left half-written."""
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+        kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
         aside = self.path.with_suffix(".new")
         aside.write_text("".join(f"{line}\n" for line in kept))
         fsync(aside)

@@ -39,7 +39,9 @@ def test_only_the_2_newest_are_kept(checkpoints: Checkpoints) -> None:
     assert sorted(p.name for p in checkpoints.folder.glob("step_*")) == ["step_00000002", "step_00000003"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "no manifest"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "missing", "no manifest", "[1, 2]", '{"sha256": []}', '{"sha256": {}}']
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     checkpoints: Checkpoints, warnings: list[str], damage: str
 ) -> None:
@@ -52,8 +54,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "missing":
         file.unlink()
-    else:
+    elif damage == "no manifest":
         (file.parent / "manifest.json").unlink()
+    else:
+        (file.parent / "manifest.json").write_text(damage)
     loaded = checkpoints.latest()
     assert loaded is not None
     assert loaded["step"] == 1

@@ -147,3 +147,21 @@ def test_a_tracker_writes_into_the_run_directory_and_never_asks(
         monkeypatch.delenv(name, raising=False)
     run(1, tmp_path, f"tracker={tracker}", "steps=2", "validate_every=0", "sample_every=0")
     assert list(tmp_path.glob(pattern))
+
+
+def test_a_run_that_made_no_checkpoint_binds_nobody_to_its_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not one of the 10 classes"):
+        run(1, tmp_path, "data.num_classes=10", "steps=1")
+    run(1, tmp_path, "steps=1")
+    (tmp_path / "config.yaml").write_text("a: [b")
+    with pytest.raises(ValueError, match=r"config\.yaml is not a configuration"):
+        run(1, tmp_path, "steps=2")
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"checkpoints and no config\.yaml"):
+        run(1, tmp_path, "steps=2")
+
+
+def test_a_ledger_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ledger.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"ledger\.json is not a ledger: delete it"):
+        run(1, tmp_path, "steps=1")
