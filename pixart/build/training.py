@@ -1,6 +1,6 @@
 """A training run from its configuration to its last step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,10 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pixart import config as shape
-from pixart.batch import Batch
-from pixart.build.parts import autoencoder, examples, model, objective, sources, text_encoder
+from pixart.build.parts import autoencoder, model, objective, text_encoder
+from pixart.build.reading import RunData, read_batches
 from pixart.config import Config
 from pixart.data.buckets import buckets_for
-from pixart.data.dataset import Examples
-from pixart.data.loading import Step, loader
-from pixart.data.plan import Plan
-from pixart.data.validation import Once
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 from pixart.formats import Weights, read
@@ -38,8 +34,6 @@ from pixart.training.optim import make_optimizer
 from pixart.training.run_directory import RunDirectory
 from pixart.training.tracking import Averages, MetricsFile, start_tracker
 from pixart.training.upkeep import Cadence, Display, Upkeep
-
-FOREVER = 2**62
 
 
 def run_training(config: Config, make_display: Callable[[bool], Display]) -> Path:
@@ -95,7 +89,7 @@ def _assemble(
     encoder, latents = text_encoder(config), autoencoder(config).to(accelerator.device)
     if encoder is not None:
         encoder.to(accelerator.device)
-    data = _Data(config, encoder, latents)
+    data = RunData(config, encoder, latents)
     bare = model(config)
     display.say(_first_line(config, accelerator, directory, bare))
     if start is not None:
@@ -110,7 +104,7 @@ def _assemble(
         ema=Ema(bare, decay=config.ema.decay, warmup=config.ema.warmup),
         objective=objective(config),
         inputs=Inputs(encoder, latents, device=accelerator.device),
-        read=lambda k: _read(config, accelerator, data.training, range(k, FOREVER)),
+        read=lambda k: read_batches(config, accelerator, data.training, k),
         pace=Pace(config.steps, config.peak_lr, config.optimizer.warmup_steps, config.optimizer.clip_norm),
         guard=Guard(accelerator.device),
         averages=Averages(accelerator),
@@ -138,70 +132,6 @@ def _assemble(
     if upkeep.resume(learner):
         display.say(f"resumed at step {learner.progress.step} of {config.steps}")
     return learner, upkeep
-
-
-class _Data:
-    """What the run reads: the plan's examples, and those held out of it."""
-
-    def __init__(self, config: Config, encoder: TextEncoder | None, latents: LatentSpace):
-        self.config = config
-        source, rows, held_source, held_rows = sources(config)
-        buckets = buckets_for(config.resolution, config.data.buckets)
-        distance = config.data.bucket_distance
-        self.plan = Plan(
-            source.heights[rows],
-            source.widths[rows],
-            buckets=buckets,
-            global_batch=config.global_batch,
-            seed=config.seed,
-            small_buckets=config.data.small_buckets,
-            distance=distance,
-            rows=rows,
-        )
-        self.training = examples(config, source, self.plan, encoder, latents, training=True)
-        self.once: Once | None = None
-        if len(held_rows):
-            self.once = Once(
-                held_source.heights[held_rows],
-                held_source.widths[held_rows],
-                buckets=buckets,
-                global_batch=config.micro_batch,
-                distance=distance,
-                rows=held_rows,
-            )
-            self.validation = examples(config, held_source, self.once, encoder, latents, training=False)
-
-    def held_out(self, accelerator: Accelerator) -> Callable[[], Iterator[Batch]] | None:
-        """This rank's batches of the validation pass, anew at each call; None where nothing is held out."""
-        if self.once is None:
-            return None
-        ks = self.once.ks[accelerator.process_index :: accelerator.num_processes]
-
-        def batches() -> Iterator[Batch]:
-            for step in loader(
-                self.validation,
-                ks,
-                micro_batch=self.config.micro_batch,
-                world_size=1,
-                rank=0,
-                num_workers=0,
-                pin_memory=False,
-            ):
-                yield from step.batches
-
-        return batches
-
-
-def _read(config: Config, accelerator: Accelerator, training: Examples, ks: Sequence[int]) -> Iterator[Step]:
-    return loader(
-        training,
-        ks,
-        micro_batch=config.micro_batch,
-        world_size=accelerator.num_processes,
-        rank=accelerator.process_index,
-        num_workers=config.data.workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
 
 
 def _prepare(config: Config, accelerator: Accelerator, bare: PixArt) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
