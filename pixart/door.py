@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -57,9 +56,21 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("at", _at, replace=True)
 
 
+def nameless(arguments: list[str]) -> list[str]:
+    """Arguments that give a group of ``configs/`` something that is no name: ``optimizer=null``, ``+stage=[1,2]``."""
+    pairs = [argument.lstrip("+").partition("=") for argument in arguments]
+    groups = [(key, value) for key, _, value in pairs if key and (CONFIGS / key).is_dir()]
+    return [
+        f"{key}={value}"
+        for key, value in groups
+        if not re.fullmatch(r"'?[A-Za-z_][\w,'/-]*'?|'.*'", value) or value == "null"
+    ]
+
+
 def one_sentence(error: BaseException) -> str:
     """The message of an error as a single line."""
     text = " ".join(re.split(r"full_key:|Config search path:|See https://hydra", str(error))[0].split())
+    text = re.sub(r"\.? To append to your config.*", ": there is no such key, --cfg job lists them", text)
     return text or type(error).__name__
 
 
@@ -93,13 +104,12 @@ def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[
         sys.argv[1:] = [wrap(quote_stage(argument), keys) for argument in sys.argv[1:]]
         try:
             hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)()
-        except (HydraException, OmegaConfBaseException) as error:
-            fail(error)
         except KeyboardInterrupt:
             sys.exit("interrupted")
         except Exception as error:  # Hydra's parser raises anything; a fault of the task goes on as it is
             if not composing[0]:
                 raise
-            fail(error)
+            wrong = " and ".join(nameless(sys.argv[1:]))
+            fail(ValueError(f"{wrong}: give the name of a file in that folder of configs/") if wrong else error)
 
     return main

@@ -141,10 +141,10 @@ def door(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ((), "no stage was chosen"),
         (("+stage=9", "scale=tiny"), "9"),
-        (("+stage=[1,2]", "scale=tiny"), "error"),
+        (("+stage=[1,2]", "scale=tiny"), "stage=[1,2]: give the name"),
         (("+stage=2", "scale=tiny", "optimizer=null"), "optimizer"),
         (("+stage=2", "scale=huge"), "huge"),
-        (("+stage=2", "scale=tiny", "stpes=3"), "stpes"),
+        (("+stage=2", "scale=tiny", "stpes=3"), "'stpes': there is no such key"),
         (("+stage=2", "scale=tiny", "optimizer.lr=fast"), "optimizer.lr"),
         (("+stage=3", "resolution=300", "data.root=x"), "300"),
         (("+stage=2",), "data.root"),
