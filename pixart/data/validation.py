@@ -21,7 +21,9 @@ def split_rows(keys: Iterable[str], *, held_out: int, seed: int) -> tuple[NDArra
         [int.from_bytes(hashlib.sha256(prefix + key.encode()).digest()[:8], "big") for key in keys], dtype=np.uint64
     )
     if held_out and held_out >= len(hashes):
-        raise ValueError(f"validation_samples={held_out} leaves none of the {len(hashes)} samples to train on")
+        raise ValueError(
+            f"data.validation_samples={held_out} leaves none of the {len(hashes)} samples to train on: make it smaller"
+        )
     order = np.argsort(hashes, kind="stable")
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
