@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,25 +9,15 @@ from typing import Any
 
 import torch
 
+from pixart.formats.aside import flush, written_aside
+
 STATE, MANIFEST = "state.pt", "manifest.json"
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small text file so that a reader sees the old one or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text)
-    fsync(aside)
-    aside.replace(path)
-    fsync(path.parent)
+    with written_aside(path) as aside:
+        aside.write_text(text)
 
 
 def sha256(path: Path) -> str:
@@ -57,13 +46,13 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         torch.save(state, aside / STATE)
-        fsync(aside / STATE)
+        flush(aside / STATE)
         digest = sha256(aside / STATE)
         write_atomically(aside / MANIFEST, json.dumps({"step": step, "sha256": {STATE: digest}}))
         if final.exists():  # left by a run that went on past it and was cut back
             shutil.rmtree(final)
         aside.replace(final)
-        fsync(self.folder)
+        flush(self.folder)
         write_atomically(self.folder / "latest", final.name)
         self._forget_old()
         return final

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pixart.training.checkpoint import fsync
+from pixart.training.checkpoint import write_atomically
 
 
 class Averages:
@@ -69,10 +69,7 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
-        aside = self.path.with_suffix(".new")
-        aside.write_text("".join(f"{line}\n" for line in kept))
-        fsync(aside)
-        aside.replace(self.path)
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, values: dict[str, Any]) -> None:
         with self.path.open("a") as file:
