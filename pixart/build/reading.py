@@ -12,7 +12,7 @@ from pixart.config import Config
 from pixart.data.buckets import buckets_for
 from pixart.data.dataset import Examples
 from pixart.data.loading import Step, loader
-from pixart.data.plan import Plan
+from pixart.data.plan import Part, Plan
 from pixart.data.source import Source
 from pixart.data.validation import Once, split_rows
 from pixart.encoders.autoencoder import LatentSpace
@@ -82,14 +82,14 @@ class RunData:
         buckets = buckets_for(config.resolution, config.data.buckets)
         distance = config.data.bucket_distance
         self.plan = Plan(
-            source.heights[rows],
-            source.widths[rows],
+            [Part(source.heights[rows], source.widths[rows], rows)],
             buckets=buckets,
             global_batch=config.global_batch,
             seed=config.seed,
             small_buckets=config.data.small_buckets,
             distance=distance,
-            rows=rows,
+            streams=1,
+            window=1,
         )
         self.training = examples(config, source, self.plan, encoder, latents, training=True)
         self.once: Once | None = None

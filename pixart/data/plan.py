@@ -8,6 +8,7 @@ one bucket; a batch that spans the end of a permutation may hold a row twice. Wh
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +30,16 @@ class PlannedBatch(NamedTuple):
     k: int
     bucket: Bucket
     rows: NDArray[np.int64]  # (B_b,) rows of the source
+
+
+class Part(NamedTuple):
+    """One data set of a mixture, as the plan sees it."""
+
+    heights: NDArray[np.integer]  # (n,) pixels, upright
+    widths: NDArray[np.integer]  # (n,) pixels, upright
+    rows: NDArray[np.int64] | None = None  # (n,) ascending, their rows in the source; None: 0 .. n - 1
+    shards: NDArray[np.int32] | None = None  # (n,) the shard of each; None: all in one
+    weight: float | None = None  # its share of what is seen; None for all parts: in proportion to their sizes
 
 
 class BucketReport(NamedTuple):
@@ -90,23 +101,28 @@ class Plan:
 
     def __init__(
         self,
-        heights: NDArray[np.integer],
-        widths: NDArray[np.integer],
+        parts: Sequence[Part],
         *,
         buckets: Sequence[Bucket],
         global_batch: int | Sequence[int],
         seed: int,
         small_buckets: SmallBuckets,
         distance: Distance,
-        rows: NDArray[np.int64] | None = None,
+        streams: int,
+        window: int,
+        order_cache: Path | None = None,
     ):
-        """Plan over images of ``heights`` and ``widths`` (n,) in pixels, which are the ``rows`` (n,) of a source.
+        """Plan over the images of ``parts``.
 
-        ``rows`` None means 0 .. n - 1. ``global_batch`` is one size for all buckets or one for each. A bucket with
+        ``global_batch`` is one size for all buckets or one for each. A bucket with
         fewer samples than its batch is merged into the bucket of the nearest aspect ratio (``merge``), has some
         samples several times in one batch (``repeat``; no sample is seen more often for it), or stops the run
         (``refuse``). Raises ``ValueError`` for no data, a batch below one, or a bucket that is too small.
         """
+        if min(streams, window) < 1:
+            raise ValueError(f"streams={streams} and window={window} must both be at least 1")
+        self._order_cache = order_cache
+        heights, widths, rows, _, _ = parts[0]
         if len(heights) == 0:
             raise ValueError("there is no sample to plan: the data set, or what is left of it for training, is empty")
         sizes = [global_batch] * len(buckets) if isinstance(global_batch, int) else list(global_batch)

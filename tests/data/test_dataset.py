@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pixart.batch import Batch
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Cut, Examples, cuts
-from pixart.data.plan import Plan
+from pixart.data.plan import Part, Plan
 
 BUCKETS = [Bucket(16, 16), Bucket(16, 24)]
 
@@ -45,13 +45,14 @@ def make(numbered: type) -> Callable[..., Examples]:
     def examples(**changes: object) -> Examples:
         source = numbered(40, [(16, 16), (16, 24)])
         plan = Plan(
-            source.heights,
-            source.widths,
+            [Part(source.heights, source.widths)],
             buckets=BUCKETS,
             global_batch=10,
             seed=3,
             small_buckets="refuse",
             distance="log",
+            streams=1,
+            window=1,
         )
         return Examples(source, plan, **{**OPTIONS, **changes})
 

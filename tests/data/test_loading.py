@@ -9,7 +9,7 @@ from pixart.batch import Batch
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Examples
 from pixart.data.loading import loader
-from pixart.data.plan import Plan
+from pixart.data.plan import Part, Plan
 
 OPTIONS = {
     "seed": 3,
@@ -34,13 +34,14 @@ LOADING = {"micro_batch": 3, "world_size": 2, "rank": 1, "pin_memory": False}
 def examples(numbered: type) -> Examples:
     source = numbered(30, [(8, 8), (8, 12)])
     plan = Plan(
-        source.heights,
-        source.widths,
+        [Part(source.heights, source.widths)],
         buckets=[Bucket(8, 8), Bucket(8, 12)],
         global_batch=10,
         seed=3,
         small_buckets="refuse",
         distance="log",
+        streams=1,
+        window=1,
     )
     return Examples(source, plan, **OPTIONS)
 

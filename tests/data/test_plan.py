@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixart.data.buckets import Bucket, official_buckets
-from pixart.data.plan import Plan
+from pixart.data.plan import Part, Plan
 
 BUCKETS = [Bucket(40, 56), Bucket(48, 48), Bucket(56, 40)]
 
@@ -15,8 +15,17 @@ def make_plan(counts: list[int], **changes: object) -> Plan:
     """A plan over ``counts[b]`` images of exactly the ratio of bucket b, shuffled."""
     places = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     heights, widths = np.array(BUCKETS)[places].T if len(places) else (np.zeros(0), np.zeros(0))
-    settings = {"buckets": BUCKETS, "global_batch": 4, "seed": 7, "small_buckets": "repeat", "distance": "linear"}
-    return Plan(heights, widths, **{**settings, **changes})
+    settings = {
+        "buckets": BUCKETS,
+        "global_batch": 4,
+        "seed": 7,
+        "small_buckets": "repeat",
+        "distance": "linear",
+        "streams": 1,
+        "window": 1,
+    }
+    rows = changes.pop("rows", None)
+    return Plan([Part(heights, widths, rows)], **{**settings, **changes})
 
 
 histograms = st.lists(st.integers(0, 40), min_size=3, max_size=3).filter(any)
@@ -87,33 +96,42 @@ def test_finding_step_k_weighs_no_more_than_6_events_a_bucket_whatever_k(k: int)
     rng = np.random.default_rng(0)
     table = official_buckets(256)
     heights, widths = rng.integers(100, 900, (2, 5000))
-    common = {"global_batch": 8, "seed": 0, "small_buckets": "merge", "distance": "linear"}
-    plan = Plan(heights, widths, buckets=table, **common)
+    common = {"global_batch": 8, "seed": 0, "small_buckets": "merge", "distance": "linear", "streams": 1, "window": 1}
+    plan = Plan([Part(heights, widths)], buckets=table, **common)
     assert len(plan._turns._window(k)[0]) <= 6 * len(plan.buckets)
 
 
 def test_adding_data_to_one_bucket_leaves_the_order_of_another_as_it_was():
     heights, widths = np.repeat([48, 40], 9), np.repeat([48, 56], 9)
-    common = {"buckets": BUCKETS, "global_batch": 3, "seed": 1, "small_buckets": "repeat", "distance": "log"}
+    common = {
+        "buckets": BUCKETS,
+        "global_batch": 3,
+        "seed": 1,
+        "small_buckets": "repeat",
+        "distance": "log",
+        "streams": 1,
+        "window": 1,
+    }
 
     def squares(plan: Plan) -> list[int]:
         taken = [batch.rows for batch in map(plan.batch, range(40)) if batch.bucket == (48, 48)]
         return np.concatenate(taken)[:18].tolist()
 
-    more = Plan(np.append(heights, [40] * 5), np.append(widths, [56] * 5), **common)
-    assert squares(Plan(heights, widths, **common)) == squares(more)
+    more = Plan([Part(np.append(heights, [40] * 5), np.append(widths, [56] * 5))], **common)
+    assert squares(Plan([Part(heights, widths)], **common)) == squares(more)
 
 
 def test_rows_name_what_a_subset_plan_draws_from():
     chosen = np.array([5, 8, 11, 20])
     plan = Plan(
-        *np.full((2, 4), 48),
+        [Part(*np.full((2, 4), 48), chosen)],
         buckets=BUCKETS,
         global_batch=4,
         seed=0,
         small_buckets="refuse",
         distance="log",
-        rows=chosen,
+        streams=1,
+        window=1,
     )
     assert sorted(plan.batch(3).rows) == [5, 8, 11, 20]
 
@@ -175,14 +193,15 @@ def test_the_fingerprint_changes_with_seed_batch_buckets_counts_and_rows():
 def test_forty_official_buckets_of_uneven_size_see_every_sample_in_little_more_than_one_pass():
     rng = np.random.default_rng(1)
     plan = Plan(
-        rng.integers(200, 900, 3000),
-        rng.integers(200, 900, 3000),
+        [Part(*rng.integers(200, 900, (2, 3000)))],
         **{
             "buckets": official_buckets(256),
             "global_batch": 16,
             "seed": 3,
             "small_buckets": "merge",
             "distance": "linear",
+            "streams": 1,
+            "window": 1,
         },
     )
     steps = int(plan.report().steps_per_pass) + 2 * len(plan.buckets)

@@ -15,7 +15,7 @@ from pixart.data.buckets import Bucket
 from pixart.data.dataset import Examples
 from pixart.data.index import INDEX_NAME, build_index, read_index
 from pixart.data.loading import loader
-from pixart.data.plan import Plan
+from pixart.data.plan import Part, Plan
 from pixart.data.shards import Encoded, Shards, write_shards
 
 
@@ -74,10 +74,18 @@ def test_the_same_samples_make_the_same_bytes(root: Path, tmp_path_factory: pyte
 def test_two_forked_workers_read_and_resize_what_this_process_reads(root: Path):
     source = Shards(root)
     buckets = [Bucket(8, 8)]
-    settings = {"buckets": buckets, "global_batch": 6, "seed": 0, "small_buckets": "refuse", "distance": "log"}
+    settings = {
+        "buckets": buckets,
+        "global_batch": 6,
+        "seed": 0,
+        "small_buckets": "refuse",
+        "distance": "log",
+        "streams": 1,
+        "window": 1,
+    }
     examples = Examples(
         source,
-        Plan(source.heights, source.widths, **settings),
+        Plan([Part(source.heights, source.widths)], **settings),
         seed=0,
         latent_channels=1,
         latent_stride=1,
