@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainSerializer, ValidationError, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
@@ -23,7 +23,7 @@ Scheduler = Literal[
 FREE_ON_RESUME = frozenset({
     "steps", "micro_batch", "run_dir", "resume", "init_from", "reparameterise", "log_every", "validate_every",
     "sample_every", "snapshot_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite", "dollars_per_device_hour",
-    "tracker", "data.workers", "sampling",
+    "tracker", "data.workers", "data.cache", "data.verify", "data.storage_options", "data.max_bad_share", "sampling",
 })  # fmt: skip
 
 
@@ -83,16 +83,54 @@ class DataSection(Section):
     buckets: Literal["square", "aspect_ratio"] | tuple[Size, ...]
     bucket_distance: Literal["linear", "log"]
     small_buckets: Literal["merge", "repeat", "refuse"]
+    constant_tokens: bool
+    streams: Positive
+    window: Positive
     aspect_ratio: Literal["exact", "bucket"]
     flip: bool
     stratified: bool
     validation_samples: Cadence
+    max_bad_share: Share
     workers: Cadence
+
+
+class MixturePart(Section):
+    root: str
+    weight: Annotated[float, Field(gt=0)] | None = None  # there is no YAML for what users name themselves
+
+
+class Cache(Section):
+    folder: str
+    gib: Annotated[float, Field(gt=0)]
+    ahead: Cadence
+    fetchers: Positive
+    retries: Cadence
+    timeout: Annotated[float, Field(gt=0)]
 
 
 class ShardsData(DataSection):
     kind: Literal["shards"]
     root: str | None
+    mixture: Annotated[dict[str, MixturePart], Field(min_length=1)] | None
+    quarantine: str | None
+    verify: bool
+    cache: Cache
+    storage_options: Annotated[dict[str, Any], PlainSerializer(lambda _: {})]  # keys and secrets are never written down
+
+    def check_origin(self) -> None:
+        """Raise ``ValueError`` unless the data come from one place, or from a mixture that is well said."""
+        if self.root is None and self.mixture is None:
+            raise ValueError(
+                "data.root is not set: give the folder that tools/prepare.py wrote (data.root=…); "
+                "scale=tiny has its data built in and needs none"
+            )
+        if self.root is not None and self.mixture is not None:
+            raise ValueError("give data.root or data.mixture, not both")
+        parts = self.mixture or {}
+        if wrong := next((name for name in parts if not re.fullmatch(r"[\w.-]+", name)), None):
+            raise ValueError(f"data.mixture: '{wrong}' is to be a name of letters, digits, '_', '-' and '.'")
+        if len({part.weight is None for part in parts.values()}) > 1:
+            raise ValueError("data.mixture: give every part a weight, or none and each counts by its size")
 
 
 class ShapesData(DataSection):
@@ -205,11 +243,8 @@ class Config(Section):
                 "a model takes captions or labels: set text_encoder=none with data.num_classes (stage 1), "
                 "or a text encoder and data.num_classes=null (stages 2 and 3)"
             )
-        if self.data.kind == "shards" and self.data.root is None:
-            raise ValueError(
-                "data.root is not set: give the folder that tools/prepare.py wrote (data.root=…); "
-                "scale=tiny has its data built in and needs none"
-            )
+        if self.data.kind == "shards":
+            self.data.check_origin()
         return self
 
     @property
@@ -325,7 +360,8 @@ def binding(values: dict[str, Any]) -> dict[str, Any]:
     """The flattened part of a configuration that a resume may not change."""
 
     def free(key: str) -> bool:
-        return key in FREE_ON_RESUME or key.split(".")[0] in FREE_ON_RESUME
+        parts = key.split(".")
+        return any(".".join(parts[:length]) in FREE_ON_RESUME for length in range(1, len(parts) + 1))
 
     return {key: value for key, value in flatten(values).items() if not free(key)}
 

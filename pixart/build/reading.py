@@ -28,7 +28,7 @@ def sources(config: Config) -> tuple[Source, NDArray[np.int64], Source, NDArray[
         from pixart.data.shards import Shards
 
         assert section.root is not None, "the configuration was validated"
-        shards = Shards(section.root)
+        shards: Any = Shards(section.root)
         rows, held_out = split_rows(map(shards.key, range(len(shards))), held_out=section.validation_samples, seed=0)
         return shards, rows, shards, held_out
     from pixart.data.shapes import Shapes

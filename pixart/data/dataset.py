@@ -136,6 +136,7 @@ class Examples(Dataset[Batch]):
 
     def _image(self, sample: Sample, k: int, position: int, bucket: Bucket) -> Tensor:
         """(3, height, width) float32 in [-1, 1]."""
+        assert sample.image is not None, "features are not read yet"
         pixels = fit(sample.image, bucket)
         if self._flip and generator(self._seed, k, position, "flip").random() < 0.5:
             pixels = pixels.flip(-1)

@@ -1,26 +1,48 @@
 """What every data set offers: rows that can be read in any order, with their sizes known beforehand."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class BadSample(ValueError):
+    """One sample cannot be used: its bytes are not those that were indexed, or are no image.
+
+    Training replaces it and goes on. Whatever concerns more than one sample, or may pass, is another error.
+    """
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(key, reason)  # both, so that it comes whole out of a worker
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
 
 
 class Sample(NamedTuple):
     """One image with all that is known about it."""
 
     key: str
-    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    image: NDArray[np.uint8] | None  # (H, W, 3) RGB; None where only features are stored
     captions: tuple[str, ...]  # the preferred one first; empty where the source has labels only
     label: int | None  # class index, None where the source has captions only
+    features: bytes | memoryview | None = None  # as ``pixart.data.features`` packs them
 
 
 class Source(Protocol):
-    """A data set of n rows. Reading a row is a pure function of the row, and safe in any process."""
+    """A data set of n rows. Reading a row is a pure function of the row, and safe in any process.
+
+    Rows of one shard follow one another, in the order in which they lie in it.
+    """
 
     heights: NDArray[np.int32]  # (n,) pixels
     widths: NDArray[np.int32]  # (n,) pixels
     labels: NDArray[np.int64] | None  # (n,) class indices, None for a captioned source
+    shards: NDArray[np.int32] | None  # (n,) the file that a row lies in; None where there are no files
+    digests: NDArray[np.uint64] | None  # (n,) the first 8 bytes of the sha256 of each key; None where keys are made up
+    stamps: dict[str, Any] | None  # who made the stored features, and how; None where there are none
     fingerprint: str  # equal for two sources exactly when their rows are
 
     def __len__(self) -> int:
@@ -30,4 +52,7 @@ class Source(Protocol):
         """The name of a row, unique within the source, without reading its image."""
 
     def read(self, row: int) -> Sample:
-        """The sample of a row; ``IndexError`` outside 0 .. n - 1."""
+        """The sample of a row; ``IndexError`` outside 0 .. n - 1, ``BadSample`` where it cannot be used."""
+
+    def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
+        """Bring what ``rows`` need within reach, if it is far away."""

@@ -12,6 +12,7 @@ class Numbered:
     """Row i is a flat image of colour i with captions "row i" and "again i" and label i % 5; sizes are in turn."""
 
     fingerprint = "numbered"
+    shards = digests = stamps = None
 
     def __init__(self, count: int, sizes: Sequence[tuple[int, int]]):
         turns = np.array([sizes[i % len(sizes)] for i in range(count)], dtype=np.int32)
@@ -23,6 +24,8 @@ class Numbered:
 
     def key(self, row: int) -> str:
         return f"{row:04d}"
+
+    def fetch_ahead(self, rows: np.ndarray) -> None: ...
 
     def read(self, row: int) -> Sample:
         if not 0 <= row < len(self):
