@@ -140,7 +140,7 @@ def test_captioned_shards_have_no_labels(tmp_path: Path):
     build_index(tmp_path)
     shards = Shards(tmp_path)
     assert shards.labels is None
-    assert shards.read(0)[2:] == (("a caption",), None)
+    assert shards.read(0)[2:] == (("a caption",), None, None)
 
 
 def test_tars_of_img2dataset_are_indexed_in_place_with_every_sample_read_or_named(tmp_path: Path):
