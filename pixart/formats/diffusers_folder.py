@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pixart.formats.architecture import RUNNING, check, on_meta
 from pixart.formats.diffusers_names import join, split, theirs
 from pixart.formats.positions import Told
 from pixart.formats.table import Row
+from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
-from pixart.formats.weights import Weights, own
+from pixart.formats.weights import Weights
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -68,9 +68,8 @@ def read_diffusers(folder: Path, given: Told) -> Weights:
 def write_diffusers(folder: Path, weights: Weights) -> list[Row]:
     """Write the transformer into an empty ``folder``; ``ValueError`` where diffusers has no place for it."""
     described = diffusers_config(weights.model_config)
-    held = {name: own(tensor) for name, tensor in split(weights.tensors).items()}
     licence = {} if weights.licence is None else {"licence": weights.licence}
-    save_file(held, folder / WEIGHTS, metadata={"format": "pt", **licence})
+    write_tensors(folder / WEIGHTS, split(weights.tensors), metadata={"format": "pt", **licence})
     (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     rows = []
     for name in weights.tensors:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pixart.formats.aside import written_aside
+from pixart.formats.tensor_file import write_tensors
 from pixart.models.dit import check_tensors, from_config
 from pixart.models.weights import FORMAT, NULL_CAPTION, read_file, read_json
 
@@ -59,7 +59,7 @@ def write_snapshot(
     metadata |= {} if null_caption is None else {"null_caption": null_kind}
     metadata |= {} if licence is None else {"licence": licence}
     with written_aside(Path(path)) as aside:
-        save_file({name: _plain(tensor) for name, tensor in stored.items()}, aside, metadata=metadata)
+        write_tensors(aside, stored, metadata=metadata, dtype=torch.float32)
 
 
 def read_snapshot(path: str | Path) -> Snapshot:
@@ -101,10 +101,6 @@ def find_snapshot(path: str | Path) -> Path:
     if not found:
         raise ValueError(f"{path}: no snapshot in this directory (snapshots/step_*.safetensors); train first")
     return found[max(found)]
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32).contiguous()
 
 
 def _read_kind(path: str | Path, metadata: dict[str, str]) -> NullKind:

@@ -53,11 +53,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_debris(trained, tmp_path,
     path = write(tmp_path / "a.safetensors", trained())
     before = path.read_bytes()
 
-    def break_half_way(_tensors, partial, **_metadata):
+    def break_half_way(partial, _tensors, **_words):
         partial.write_bytes(before[:100])
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(snapshot, "save_file", break_half_way)
+    monkeypatch.setattr(snapshot, "write_tensors", break_half_way)
     with pytest.raises(OSError, match="full"):
         write(path, trained())
     assert path.read_bytes() == before
