@@ -267,7 +267,7 @@ class Draw(Section):
     """How to draw, for the doors that read weights; None is as the run that made them draws its own pictures."""
 
     seed: Seed
-    scheduler: Scheduler | None
+    scheduler: Scheduler | Literal["lcm"] | None
     num_inference_steps: Positive | None
     guidance_scale: Rate | None
     batch_size: Positive

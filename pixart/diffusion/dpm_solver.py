@@ -26,6 +26,7 @@ class OfficialDPMSolver:
 
     takes_variance = False
     draws_noise = False
+    guides = True
 
     def __init__(self, objective: Gaussian) -> None:
         self.prediction = objective.prediction

@@ -23,6 +23,7 @@ class ImprovedDDPM:
 
     takes_variance = True
     draws_noise = True
+    guides = True
 
     def __init__(self, objective: Gaussian) -> None:
         if not objective.learned_variance:

@@ -21,6 +21,7 @@ _DIFFUSERS_GAUSSIAN = {
     "ddim": schedulers.ddim,
     "ddpm": schedulers.ddpm,
     "sa_solver": schedulers.sa_solver,
+    "lcm": schedulers.lcm,
 }
 _DIFFUSERS_FLOW = {"dpm_solver": schedulers.dpm_solver, "ddim": schedulers.ddim, "euler": schedulers.euler}
 _OURS: dict[str, type[OfficialDPMSolver] | type[ImprovedDDPM]] = {
@@ -35,8 +36,9 @@ def make_scheduler(objective: Objective, name: str) -> Any:
     Args:
         objective: says betas or flow, and what is predicted.
         name: ``dpm_solver`` (DPM-Solver++, order 2, steps even in time) or ``ddim``; for flow matching also ``euler``;
-            for Gaussian diffusion also ``dpm_solver_logsnr``, ``ddpm``, ``sa_solver``, and as the official samplers
-            have them ``dpm_solver_official`` (fractional times) and ``iddpm`` (respaced, learned variance).
+            for Gaussian diffusion also ``dpm_solver_logsnr``, ``ddpm``, ``sa_solver``, ``lcm`` (for weights distilled
+            for it alone), and as the official samplers have them ``dpm_solver_official`` (fractional times) and
+            ``iddpm`` (respaced, learned variance).
 
     Raises:
         ValueError: a name that the objective has no scheduler for, ``iddpm`` without a learned variance.
@@ -75,12 +77,13 @@ def sample(
         guidance_scale: see ``guided``.
         num_inference_steps: calls of the denoiser.
         guidance_channels: see ``guided``.
-        generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, ``iddpm`` and ``sa_solver``,
-            unused by the others.
+        generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, ``iddpm``, ``sa_solver`` and
+            ``lcm``, unused by the others.
         progress: called with (steps done, steps in all) after each.
 
     Raises:
-        ValueError: a number of steps out of range, no generators where noise is drawn, guidance without null.
+        ValueError: a number of steps out of range, no generators where noise is drawn, guidance without null, or of
+            weights that have it distilled in.
     """
     solver: Scheduler = scheduler if isinstance(scheduler, OfficialDPMSolver | ImprovedDDPM) else Borrowed(scheduler)
     fewest, most = solver.steps
@@ -89,7 +92,11 @@ def sample(
             f"num_inference_steps: {num_inference_steps} must be from {fewest} to {most} for this scheduler"
         )
     if generators is None and solver.draws_noise:
-        raise ValueError("a scheduler that draws noise at every step (ddpm, iddpm, sa_solver) needs generators")
+        raise ValueError("a scheduler that draws noise at every step (ddpm, iddpm, sa_solver, lcm) needs generators")
+    if guidance_scale != 1 and not solver.guides:
+        raise ValueError(
+            f"guidance_scale: {guidance_scale:g} must be 1 for this scheduler: its weights have guidance distilled in"
+        )
     predict = guided(
         denoiser, guidance_scale=guidance_scale, channels=guidance_channels, with_variance=solver.takes_variance
     )

@@ -11,6 +11,8 @@ from torch import Tensor
 # just above it at -5.06 and is left whole.
 LAMBDA_MIN = -5.1
 
+DISTILLED_TIMES = 50  # evenly spaced timesteps that latent consistency models are trained at
+
 NOISY_FROM, NOISY_TO = 0.2, 0.8  # shares of time between which SA-Solver adds noise: the official few-steps setting
 
 
@@ -19,6 +21,7 @@ class Scheduler(Protocol):
 
     takes_variance: bool  # whether ``step`` is given the variance half of the output too
     draws_noise: bool  # whether ``step`` needs generators
+    guides: bool  # whether guidance is for the sampler to do, and not distilled into the weights it is for
     steps: tuple[int, int]  # fewest and most
 
     def set_timesteps(self, num_inference_steps: int) -> Tensor:
@@ -36,10 +39,12 @@ class Borrowed:
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
         self.kind = type(scheduler).__name__
-        self.draws_noise = self.kind in ("DDPMScheduler", "SASolverScheduler")
+        self.draws_noise = self.kind in ("DDPMScheduler", "SASolverScheduler", "LCMScheduler")
+        self.guides = self.kind != "LCMScheduler"
         limit = scheduler.config.num_train_timesteps
         # The full chain is DDPM's home; two equal timesteps in a row make a solver divide by zero.
-        self.steps = (2, limit) if self.kind == "DDPMScheduler" else (1, limit - 1)
+        ranges = {"DDPMScheduler": (2, limit), "LCMScheduler": (1, DISTILLED_TIMES)}
+        self.steps = ranges.get(self.kind, (1, limit - 1))
 
     def set_timesteps(self, num_inference_steps: int) -> Tensor:
         """Starts again; the times that the model is told."""
@@ -48,6 +53,11 @@ class Borrowed:
             # Left to itself it shifts the smallest time twice and spends its last step on almost nothing.
             sigmas = torch.linspace(1, 1 / num_inference_steps, num_inference_steps, dtype=torch.float64)
             scheduler.set_timesteps(sigmas=sigmas.tolist())
+        elif self.kind == "LCMScheduler":
+            # Left to itself it rounds where the official sampler strides: 999, 759, 499, 259 for 4 steps.
+            stride = scheduler.config.num_train_timesteps // DISTILLED_TIMES
+            learnt = range(DISTILLED_TIMES * stride - 1, -1, -stride)
+            scheduler.set_timesteps(timesteps=learnt[:: DISTILLED_TIMES // num_inference_steps][:num_inference_steps])
         else:
             scheduler.set_timesteps(num_inference_steps)
         if hasattr(scheduler, "set_begin_index"):
@@ -102,6 +112,15 @@ def sa_solver(config: dict[str, Any]) -> Any:
 
     noisy = partial(_is_noisy, config["num_train_timesteps"])
     return SASolverScheduler(**config, tau_func=noisy, lambda_min_clipped=LAMBDA_MIN)
+
+
+def lcm(config: dict[str, Any]) -> Any:
+    """Multistep consistency sampling, for weights that have it and their guidance distilled in (Luo et al. 2023)."""
+    from diffusers import LCMScheduler
+
+    if config["num_train_timesteps"] < DISTILLED_TIMES:
+        raise ValueError(f"scheduler: 'lcm' needs an objective of {DISTILLED_TIMES} timesteps or more")
+    return LCMScheduler(**config, original_inference_steps=DISTILLED_TIMES)
 
 
 def euler(config: dict[str, Any]) -> Any:
