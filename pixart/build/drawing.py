@@ -5,9 +5,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from pixart import config as shape
-from pixart.build.parts import DTYPES, autoencoder, objective, text_encoder
-from pixart.config import Config, Draw, EvaluateConfig, Precision
+from pixart.build.parts import DTYPES, autoencoder, text_encoder
+from pixart.build.remembered import Remembered, path_of, remember
+from pixart.config import Draw, EvaluateConfig, Precision
 from pixart.data.buckets import Bucket, buckets_for
 from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.objective import Objective
@@ -100,7 +100,7 @@ def open_weights(
 def _as_trained(weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None) -> _Around:
     """What a run of ours says of itself; its encoders must be those that it was trained with."""
     assert found.snapshot is not None
-    config = _with_sources(shape.parse(found.snapshot.run_config, Config), text_source, autoencoder_source)
+    config = _with_sources(remember(weights, found.snapshot.run_config), text_source, autoencoder_source)
     encoder, latents = text_encoder(config), autoencoder(config)
     stamps = {"text_encoder": None if encoder is None else encoder.fingerprint, "autoencoder": latents.fingerprint}
     for name, stamp in found.snapshot.stamps.items():
@@ -112,7 +112,7 @@ def _as_trained(weights: str, found: Weights, text_source: str | None, autoencod
     sizes = buckets_for(config.resolution, config.data.buckets)
     drawn = config.sampling
     habits = Habits(drawn.scheduler, drawn.num_inference_steps, drawn.guidance_scale)
-    return _Around(objective(config), encoder, latents, sizes, config.data.aspect_ratio, habits)
+    return _Around(path_of(config), encoder, latents, sizes, config.data.aspect_ratio, habits)
 
 
 def _as_released(
@@ -142,7 +142,7 @@ def _as_released(
     return _Around(path, encoder, latents, sizes, "bucket", Habits(*released.HABITS))
 
 
-def _with_sources(config: Config, text_source: str | None, autoencoder_source: str | None) -> Config:
+def _with_sources(config: Remembered, text_source: str | None, autoencoder_source: str | None) -> Remembered:
     sections = {"text_encoder": text_source, "autoencoder": autoencoder_source}
     changed = {
         name: getattr(config, name).model_copy(update={"source": source})

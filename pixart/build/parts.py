@@ -2,6 +2,7 @@
 
 import torch
 
+from pixart.build.remembered import Remembered
 from pixart.config import Config
 from pixart.diffusion.objective import Objective
 from pixart.encoders.autoencoder import LatentSpace
@@ -21,7 +22,7 @@ def objective(config: Config) -> Objective:
     return Gaussian(**settings) if config.objective.kind == "gaussian" else Flow(**settings)
 
 
-def text_encoder(config: Config) -> TextEncoder | None:
+def text_encoder(config: Config | Remembered) -> TextEncoder | None:
     """The frozen text encoder, None for a class-conditional run."""
     from pixart.encoders.text import load_text_encoder
 
@@ -36,7 +37,7 @@ def text_encoder(config: Config) -> TextEncoder | None:
     return encoder
 
 
-def autoencoder(config: Config) -> LatentSpace:
+def autoencoder(config: Config | Remembered) -> LatentSpace:
     """The frozen autoencoder."""
     from pixart.encoders.autoencoder import load_autoencoder
 

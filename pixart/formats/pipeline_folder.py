@@ -13,6 +13,7 @@ from pixart.diffusion.sampler import make_scheduler
 from pixart.encoders import autoencoder as autoencoders
 from pixart.encoders import text
 from pixart.encoders.source import find_folder, require
+from pixart.formats import released
 from pixart.formats.diffusers_folder import CONFIG, read_object
 from pixart.formats.table import Row
 from pixart.formats.weights import Weights, objective_of
@@ -107,8 +108,8 @@ def _place(target: Path, source: Path, patterns: Sequence[str], *, link: bool) -
 
 
 def _write_scheduler(folder: Path, weights: Weights) -> str:
-    settings = {key: value for key, value in objective_of(weights).items() if key != "kind"}
-    scheduler = make_scheduler(Gaussian(**settings), "dpm_solver")
+    told = objective_of(weights)
+    scheduler = make_scheduler(Gaussian(**{key: told[key] for key in released.OBJECTIVE}), "dpm_solver")
     scheduler.save_pretrained(folder)
     return type(scheduler).__name__
 

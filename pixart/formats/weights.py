@@ -28,9 +28,9 @@ class Weights(NamedTuple):
 
 
 def objective_of(weights: Weights) -> dict[str, Any]:
-    """The objective section that the weights were trained for; the released models' where they do not say."""
+    """The objective section that the weights were trained for; the released models' in whatever they do not say."""
     run = {} if weights.snapshot is None else weights.snapshot.run_config
-    return dict(run.get("objective") or {"kind": "gaussian", **released.OBJECTIVE})
+    return {"kind": "gaussian", **released.OBJECTIVE, **(run.get("objective") or {})}
 
 
 def own(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,7 +15,7 @@ from pixart.build.drawing import open_weights
 from pixart.build.parts import autoencoder, model, text_encoder
 from pixart.config import SampleConfig, parse
 from pixart.door import CONFIGS
-from pixart.formats.snapshot import NullKind, write_snapshot
+from pixart.formats.snapshot import NullKind, read_snapshot, write_snapshot
 
 SOURCES: dict[str, Any] = {"precision": None, "text_source": None, "autoencoder_source": None}
 
@@ -98,6 +99,56 @@ def test_the_sampling_door_takes_every_official_behaviour_by_name_and_none_by_de
         assert asked(f"scheduler={scheduler}", "guidance_channels=three", *official).scheduler == scheduler
     with pytest.raises(ValueError, match="null_mask"):
         asked("null_mask=all")
+
+
+def rewritten(path: str, change: Any) -> str:
+    """The snapshot with another configuration of its run."""
+    kept = read_snapshot(path)
+    config = json.loads(json.dumps(kept.run_config))
+    change(config)
+    identity = {"model_config": kept.model_config, "stamps": kept.stamps, "step": 0, "samples_seen": 0}
+    write_snapshot(path, kept.tensors, run_config=config, null_caption=kept.null_caption, **identity)
+    return path
+
+
+def drawn(weights: str) -> Any:
+    opened = open_weights(weights, **SOURCES)
+    (picture,) = opened.pipeline(
+        prompts=["a red circle"], seeds=[0], sizes=[opened.sizes[0]], guidance_channels="all", batch_size=1,
+        **opened.habits._asdict(),
+    )  # fmt: skip
+    return picture
+
+
+@pytest.mark.parametrize("objective", ["flow", "ddpm"])
+def test_a_snapshot_of_an_earlier_or_later_version_draws_the_same_picture_to_the_bit(
+    tmp_path: Path, objective: str
+) -> None:
+    weights = snapshot(tmp_path / "a.safetensors", f"objective={objective}", null_caption=None)
+    expected = drawn(weights)
+
+    def another_version(config: dict[str, Any]) -> None:
+        """Without what only training asks for, and with keys that nobody knows yet."""
+        for key in ("model", "optimizer", "ema", "tracker", "steps", "reparameterise", "dollars_per_device_hour"):
+            del config[key]
+        for section, key in [("objective", "time_sampling"), ("data", "caption_choice"), ("sampling", "labels")]:
+            del config[section][key]
+        for section in ("objective", "data", "text_encoder", "autoencoder", "sampling"):
+            config[section]["not_yet_known"] = 3
+        config["neither"] = {"this": 1}
+
+    assert np.array_equal(drawn(rewritten(weights, another_version)), expected)
+
+
+def test_what_drawing_cannot_do_without_is_named_with_its_file(tmp_path: Path) -> None:
+    weights = snapshot(tmp_path / "a.safetensors", null_caption=None)
+
+    def too_little(config: dict[str, Any]) -> None:
+        del config["data"]["buckets"], config["resolution"]
+
+    with pytest.raises(ValueError, match=r"a\.safetensors: .* has no usable resolution, data\.buckets; ") as caught:
+        drawn(rewritten(weights, too_little))
+    assert "\n" not in str(caught.value)
 
 
 def text_dim(tmp_path: Path) -> int:
