@@ -43,9 +43,6 @@ def run(values: dict[str, Any]) -> None:
         input_size=asked.input_size,
         interpolation_scale=asked.interpolation_scale,
     )
-    print(
-        f"{weights.source}{f', licence {weights.licence}' if weights.licence else ''}\n{format_table(weights.rows)}\n"
-    )
     if asked.null_caption is not None:
         weights = with_null_caption(weights, asked.null_caption)
     rows = write(
@@ -56,7 +53,9 @@ def run(values: dict[str, Any]) -> None:
         autoencoder=asked.autoencoder,
         encoders=asked.encoders,
     )
-    print(f"{asked.out}: {asked.to}\n{format_table(rows)}")
+    # Only now: a table before a refusal would look like a conversion.
+    licence = f", licence {weights.licence}" if weights.licence else ""
+    print(f"{weights.source}{licence}\n{format_table(weights.rows)}\n\n{asked.out}: {asked.to}\n{format_table(rows)}")
 
 
 if __name__ == "__main__":
