@@ -1,0 +1,91 @@
+"""Several data sets as one source: the rows of the first, then those of the second, and so on."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixart.data.source import BadSample, Sample, Source
+
+_NO_LABEL = -1
+
+
+class Mixture:
+    """A ``Source`` over named sources. Row r of the i-th is row ``starts[i]`` + r, its key 'name/key'."""
+
+    def __init__(self, sources: Mapping[str, Source]):
+        """Join ``sources``; ``ValueError`` where some hold features that others do not, or made in another way."""
+        self._names = tuple(sources)
+        self._sources = tuple(sources.values())
+        self.starts = np.cumsum([0, *map(len, self._sources)])  # (number of sources + 1,): the last is the end
+        self.heights = np.concatenate([source.heights for source in self._sources])
+        self.widths = np.concatenate([source.widths for source in self._sources])
+        self.labels = self._joined_labels()
+        self.shards = self._joined_shards()
+        digests = [source.digests for source in self._sources if source.digests is not None]
+        self.digests = np.concatenate(digests) if len(digests) == len(self._sources) else None
+        self.stamps = self._shared_stamps()
+        words = [(name, source.fingerprint) for name, source in sources.items()]
+        self.fingerprint = hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def key(self, row: int) -> str:
+        """The name of a row: that of its source, a slash, and its key there."""
+        place, inner = self._at(row)
+        return f"{self._names[place]}/{self._sources[place].key(inner)}"
+
+    def read(self, row: int) -> Sample:
+        """The sample of a row, under its name here."""
+        place, inner = self._at(row)
+        name = self._names[place]
+        try:
+            sample = self._sources[place].read(inner)
+        except BadSample as bad:
+            raise BadSample(f"{name}/{bad.key}", bad.reason) from bad
+        return sample._replace(key=f"{name}/{sample.key}")
+
+    def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
+        """Let each source bring its rows within reach."""
+        for source, (start, end) in zip(self._sources, pairwise(self.starts), strict=True):
+            inner = rows[(rows >= start) & (rows < end)] - start
+            if len(inner):
+                source.fetch_ahead(inner)
+
+    def _at(self, row: int) -> tuple[int, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        place = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return place, row - int(self.starts[place])
+
+    def _joined_labels(self) -> NDArray[np.int64] | None:
+        if all(source.labels is None for source in self._sources):
+            return None
+        columns = [np.full(len(s), _NO_LABEL) if s.labels is None else s.labels for s in self._sources]
+        return np.concatenate(columns).astype(np.int64, copy=False)
+
+    def _joined_shards(self) -> NDArray[np.int32] | None:
+        """Shards counted on from one source to the next; a source without files is one shard."""
+        if all(source.shards is None for source in self._sources):
+            return None
+        columns, first = [], 0
+        for source in self._sources:
+            shards = np.zeros(len(source), np.int32) if source.shards is None else source.shards
+            columns.append(shards + np.int32(first))
+            first += int(shards.max(initial=-1)) + 1
+        return np.concatenate(columns)
+
+    def _shared_stamps(self) -> dict[str, Any] | None:
+        first, *others = self._sources
+        for name, other in zip(self._names[1:], others, strict=True):
+            if other.stamps != first.stamps:
+                raise ValueError(
+                    f"data.mixture: the features of '{name}' are not those of '{self._names[0]}' (stamps "
+                    f"{other.stamps} and {first.stamps}): extract both with the same encoders, or use images in both"
+                )
+        return first.stamps
