@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 
 import numpy as np
 import torch
@@ -36,24 +37,26 @@ def measure(image: Image.Image) -> tuple[int, int]:
 
 
 def decode(data: bytes, name: str) -> NDArray[np.uint8]:
-    """The RGB pixels (H, W, 3) of an encoded image, upright, transparency laid on white.
+    """The RGB pixels (H, W, 3) of an encoded image, upright, transparency laid on white; not to be written to.
 
     Raises ``ValueError`` with ``name`` where the bytes are not a whole image.
     """
     try:
         with opened(data) as image:
-            return np.array(rgb(image))
+            return np.asarray(rgb(image))
     except BROKEN_IMAGE as error:
         raise ValueError(f"{name}: the image cannot be decoded ({error})") from error
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The image upright, in RGB, on white where it is transparent; decodes it."""
-    upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    upright = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+    """The image upright, in RGB, on white where it is transparent; decodes it, and may be ``image`` itself, turned."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    # Where nothing is to be done Pillow would copy, which costs as much as a quarter of the decoding.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit(image: NDArray[np.uint8], bucket: Bucket) -> Tensor:
@@ -61,7 +64,7 @@ def fit(image: NDArray[np.uint8], bucket: Bucket) -> Tensor:
 
     Bicubic and antialiased, the aspect ratio kept. An image that has the size already is passed through untouched.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+    pixels = _shared(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
     height, width = pixels.shape[1:]
     if (height, width) == bucket:
         return pixels
@@ -72,6 +75,13 @@ def fit(image: NDArray[np.uint8], bucket: Bucket) -> Tensor:
     if cover != (height, width):
         pixels = F.resize(pixels, list(cover), interpolation=InterpolationMode.BICUBIC, antialias=True)
     return F.center_crop(pixels, list(bucket))
+
+
+def _shared(image: NDArray[np.uint8]) -> Tensor:
+    """The same memory as a tensor. Torch warns that it must not be written to, and nothing here does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(image)
 
 
 def _cover(height: int, width: int, bucket: Bucket) -> tuple[int, int]:

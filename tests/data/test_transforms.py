@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pixart.data.buckets import Bucket
-from pixart.data.transforms import decode, fit, measure, normalised
+from pixart.data.transforms import decode, fit, measure, normalised, rgb
 
 
 def encoded(image: Image.Image, **options: object) -> bytes:
@@ -70,3 +70,11 @@ def test_shrinking_is_antialiased_so_a_checkerboard_becomes_grey():
 
 def test_normalised_pixels_span_minus_one_to_one():
     assert normalised(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_no_pixel_is_copied_where_nothing_is_to_be_done_and_no_warning_is_given(recwarn: pytest.WarningsRecorder):
+    image = Image.new("RGB", (6, 4))
+    assert rgb(image) is image
+    pixels = decode(encoded(image, format="PNG"), "a")
+    assert np.shares_memory(fit(pixels, Bucket(4, 6)).numpy(), pixels)
+    assert not recwarn.list
