@@ -15,6 +15,10 @@ from pixart.models.dit import PixArt, from_config
 
 LABELS = "y_embedder.embedding_table.weight"
 CAPTION = "y_embedder.y_proj.fc1.weight"
+PATCHES, OUTPUTS = "x_embedder.proj.weight", "final_layer.linear.bias"
+# Where a number can be read: three places, so that one wrong tensor is outvoted, and then named by ``check``.
+WIDTHS = ((PATCHES, 4, 0), ("x_embedder.proj.bias", 1, 0), ("t_embedder.mlp.2.bias", 1, 0))
+HIDDEN = (("blocks.0.mlp.fc1.weight", 2, 0), ("blocks.0.mlp.fc1.bias", 1, 0), ("blocks.0.mlp.fc2.weight", 2, 1))
 RUNNING = {"attention": "sdpa", "fp32_attention": False, "checkpoint_blocks": False}  # how to compute, not what
 
 
@@ -23,15 +27,19 @@ def infer(path: Path, tensors: Mapping[str, Tensor], square: Square, given: Told
 
     Raises ``ValueError`` naming the tensor that is missing or has no possible shape.
     """
-    dim, in_channels, patch_size, _ = _shape(path, tensors, "x_embedder.proj.weight", 4)
-    hidden = _shape(path, tensors, "blocks.0.mlp.fc1.bias", 1)[0]
-    outputs = _shape(path, tensors, "final_layer.linear.bias", 1)[0]
-    if outputs % patch_size**2:
-        raise ValueError(f"{path}: tensor 'final_layer.linear.bias' of {outputs} does not divide into patches")
+    _, in_channels, patch_size, _ = _shape(path, tensors, PATCHES, 4)
+    dim, hidden = _agreed(path, tensors, WIDTHS), _agreed(path, tensors, HIDDEN)
+    outputs = _shape(path, tensors, OUTPUTS, 1)[0]
+    if outputs not in (in_channels * patch_size**2, 2 * in_channels * patch_size**2):
+        raise ValueError(
+            f"{path}: tensor '{OUTPUTS}' is ({outputs},), where the {in_channels} channels and patches of "
+            f"{patch_size} in tensor '{PATCHES}' ask for {in_channels * patch_size**2} or twice that"
+        )
     num_heads = given.num_heads or released.HEADS.get(dim) or otherwise.num_heads
     if num_heads is None:
         raise ValueError(f"{path}: nothing in the file tells the number of heads at width {dim}; give num_heads=")
     has_text = any(name.startswith("y_embedder.y_proj.") or ".cross_attn." in name for name in tensors)
+    num_classes = None if has_text and LABELS not in tensors else _shape(path, tensors, LABELS, 2)[0] - 1
     return {
         "input_size": square.input_size,
         "patch_size": patch_size,
@@ -42,7 +50,7 @@ def infer(path: Path, tensors: Mapping[str, Tensor], square: Square, given: Told
         "num_heads": num_heads,
         "mlp_ratio": _ratio(hidden, dim),
         "text_dim": _shape(path, tensors, CAPTION, 2)[1] if has_text else None,
-        "num_classes": _shape(path, tensors, LABELS, 2)[0] - 1 if LABELS in tensors else None,
+        "num_classes": num_classes,
         "size_conditioning": any(name.startswith(("csize_embedder.", "ar_embedder.")) for name in tensors),
         "adaln": "per_block" if any(".adaLN_modulation." in name for name in tensors) else "single",
         "interpolation_scale": square.interpolation_scale,
@@ -52,7 +60,7 @@ def infer(path: Path, tensors: Mapping[str, Tensor], square: Square, given: Told
 
 def patch_size_of(path: Path, tensors: Mapping[str, Tensor]) -> int:
     """P, off the patch embedding."""
-    return _shape(path, tensors, "x_embedder.proj.weight", 4)[2]
+    return _shape(path, tensors, PATCHES, 4)[2]
 
 
 def on_meta(path: Path, config: Mapping[str, Any]) -> PixArt:
@@ -79,6 +87,11 @@ def _shape(path: Path, tensors: Mapping[str, Tensor], name: str, dims: int) -> t
     if len(shape) != dims or 0 in shape:
         raise ValueError(f"{path}: tensor '{name}' is {shape}, where {dims} sides are expected")
     return shape
+
+
+def _agreed(path: Path, tensors: Mapping[str, Tensor], places: tuple[tuple[str, int, int], ...]) -> int:
+    """The middle one of three sides, each given as tensor, number of its sides and which of them."""
+    return sorted(_shape(path, tensors, name, dims)[side] for name, dims, side in places)[1]
 
 
 def _ratio(hidden: int, dim: int) -> float:

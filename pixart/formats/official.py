@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pixart.formats import released
-from pixart.formats.architecture import check, infer, on_meta, patch_size_of
+from pixart.formats.architecture import CAPTION, check, infer, on_meta, patch_size_of
 from pixart.formats.positions import POS_EMBED, Square, Told, find_square, left_behind, table
 from pixart.formats.table import Row
 from pixart.formats.torch_files import check_dense
@@ -85,7 +85,10 @@ def _check_null(path: Path, y_embedding: Tensor | None, config: Mapping[str, Any
     if y_embedding is None:
         raise ValueError(f"{path}: tensor '{Y_EMBEDDING}' is missing")
     if y_embedding.ndim != 2 or y_embedding.shape[1] != config["text_dim"]:
-        raise ValueError(f"{path}: tensor '{Y_EMBEDDING}' is {tuple(y_embedding.shape)}, not (L, {config['text_dim']})")
+        raise ValueError(
+            f"{path}: tensor '{Y_EMBEDDING}' is {tuple(y_embedding.shape)}, not (L, {config['text_dim']}) as tensor "
+            f"'{CAPTION}' takes it"
+        )
 
 
 def _licence(loaded: Mapping[str, Any]) -> str | None:

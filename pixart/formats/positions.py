@@ -74,7 +74,9 @@ def find_square(path: Path, pos_embed: Tensor | None, patch_size: int, given: To
     named = None if pixels is None else pixels // released.STRIDE
     input_size = given.input_size or (told.input_size if told else named) or otherwise.input_size
     if input_size is None:
-        raise ValueError(f"{path}: nothing in the file tells for which size it was made; give input_size=")
+        raise ValueError(
+            f"{path}: without tensor '{POS_EMBED}' nothing tells for which size it was made; give input_size="
+        )
     known = released.INTERPOLATION.get(input_size)
     scale = given.interpolation_scale or (told.interpolation_scale if told else known) or otherwise.interpolation_scale
     if scale is None:
