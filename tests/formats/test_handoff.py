@@ -7,7 +7,7 @@ from pixart.formats.snapshot import read_snapshot, write_snapshot
 from pixart.formats.table import Row, format_table
 
 STAGE_1 = {"text_dim": None, "num_classes": 5}
-TIMES = [0, 1, 250, 500, 999]
+TIMES = list(range(1000))
 
 
 def give(source, model):
@@ -20,7 +20,7 @@ def fate(rows, name):
 
 
 def conditioning(n, **others):
-    mask = torch.arange(6) < torch.arange(6, 6 - n, -1)[:, None]
+    mask = torch.arange(6) < (6 - torch.arange(n) % 6)[:, None]
     return Conditioning(tokens=torch.randn(n, 6, 20), mask=mask, **others)
 
 
@@ -31,7 +31,7 @@ def sizes(n):
 
 @pytest.mark.parametrize("size_conditioning", [False, True])
 @pytest.mark.parametrize("adaln", ["single", "per_block"])
-def test_stage_2_starts_equal_to_unconditional_stage_1_at_every_t_to_1e_6(small, trained, adaln, size_conditioning):
+def test_stage_2_starts_equal_to_unconditional_stage_1_at_all_1000_t_to_1e_6(small, trained, adaln, size_conditioning):
     stage_1 = trained(**STAGE_1, adaln=adaln)
     stage_2 = small(adaln=adaln, size_conditioning=size_conditioning)
     give(stage_1, stage_2)

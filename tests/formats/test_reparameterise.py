@@ -99,6 +99,18 @@ def test_stage_2_equals_dit_without_class_at_t_500_to_1e_5_and_differs_elsewhere
 
 
 @pytest.mark.parametrize("shared", SHARED)
+def test_at_xl_2_s_width_they_meet_at_t_500_to_1e_5_too(tmp_path, small, shared, monkeypatch):
+    for name, value in {"DIM": 1152, "DEPTH": 1, "HEADS": 16}.items():
+        monkeypatch.setitem(globals(), name, value)
+    torch.save(foreign.fill(foreign.dit_shapes(depth=1, side=SIDE, classes=CLASSES), std=0.03), tmp_path / "dit.pt")
+    model, wide = small(dim=1152, num_heads=16, depth=1), DiT(torch.load(tmp_path / "dit.pt"))
+    hand_off(read(tmp_path / "dit.pt"), model, shared_mlp=shared)
+    x, at_500 = torch.randn(2, 4, 8, 8), torch.full((2,), 500)
+    assert difference(model(x, at_500, words(2)), wide(x, at_500)) <= 1e-5
+    assert difference(model(x, at_500 - 250, words(2)), wide(x, at_500 - 250)) > 1e-4
+
+
+@pytest.mark.parametrize("shared", SHARED)
 def test_stage_1_keeps_its_classes_and_equals_dit_at_t_500_where_none_is_told(dit_file, dit, small, shared):
     model = small(**STAGE_1)
     rows = hand_off(read(dit_file, num_heads=HEADS), model, shared_mlp=shared)

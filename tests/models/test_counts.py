@@ -56,6 +56,21 @@ def test_one_modulation_a_block_beside_cross_attention_would_take_828_494_240_an
     assert count(xl_2()) / per_block == pytest.approx(0.737, abs=1e-3)
 
 
+def test_a_modulation_a_block_is_33_1_percent_of_dit_and_26_9_of_it_with_cross_attention(xl_2):
+    """The paper's 27 % and 833 M: the second with one more linear layer, from text to the modulation."""
+    modulations = 223_147_008
+    assert modulations / count(xl_2(text_dim=None, num_classes=1000, adaln="per_block")) == pytest.approx(
+        0.331, abs=5e-4
+    )
+    with_text = count(xl_2(adaln="per_block"))
+    assert modulations / with_text == pytest.approx(0.269, abs=5e-4)
+    assert with_text + count(nn.Linear(4096, 1152)) == 833_213_984
+
+
+def test_labels_with_one_shared_modulation_take_457_196_576(xl_2):
+    assert count(xl_2(text_dim=None, num_classes=1000)) == 457_196_576
+
+
 @pytest.mark.parametrize(("side", "giga"), [(32, 149), (64, 617), (128, 3250)])
 def test_a_forward_takes_149_617_and_3250_billion_multiplications(xl_2, side, giga):
     model = xl_2(input_size=side)

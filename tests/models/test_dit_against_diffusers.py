@@ -105,16 +105,27 @@ def test_output_and_input_gradient_equal_diffusers_to_2e_5(
     agree(model, torch.randn(2, 4, *shape), torch.tensor([999, 250]), captioned)
 
 
+WIDE = {"dim": 1152, "num_heads": 16, "text_dim": 4096, "input_size": 128}
+
+
 @pytest.mark.parametrize(
-    ("size_conditioning", "interpolation_scale", "shape"), [(False, 1, (8, 8)), (True, 2, (6, 10))]
+    ("size_conditioning", "interpolation_scale", "shape"),
+    [(False, 1, (8, 8)), (False, 2, (10, 6)), (True, 1, (6, 10)), (True, 2, (6, 10))],
 )
 def test_2_blocks_of_xl_2_s_width_equal_diffusers_to_2e_5(
     small, randomise, captioned, size_conditioning, interpolation_scale, shape
 ):
-    wide = {"dim": 1152, "num_heads": 16, "text_dim": 4096, "input_size": 128}
-    model = small(**wide, size_conditioning=size_conditioning, interpolation_scale=interpolation_scale)
+    model = small(**WIDE, size_conditioning=size_conditioning, interpolation_scale=interpolation_scale)
     cond = captioned._replace(tokens=torch.randn(2, 6, 4096))
     agree(randomise(model, std=0.03), torch.randn(2, 4, *shape), torch.tensor([999, 250]), cond)
+
+
+@pytest.mark.slow
+def test_all_28_blocks_of_xl_2_equal_diffusers_to_2e_5(small, randomise, captioned):
+    model = randomise(small(**WIDE, depth=28, size_conditioning=True, interpolation_scale=2), std=0.03)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 611_349_152
+    cond = captioned._replace(tokens=torch.randn(2, 6, 4096))
+    agree(model, torch.randn(2, 4, 6, 10), torch.tensor([999, 250]), cond)
 
 
 def test_wider_model_at_a_fractional_timestep_equals_diffusers_to_2e_5(small, randomise, captioned, x_t):
