@@ -1,150 +1,119 @@
-"""The index of a folder of WebDataset tars: where each member lies, and what the plan must know of each sample.
+"""The index of WebDataset tars: where each member lies, and what the plan must know of each sample.
 
-One parquet file beside the tars, made by one pass over their headers: with it nothing is scanned while training.
+Made by one pass over the tars; with it nothing is scanned while training. ``index.parquet`` is what people and other
+programs read; ``index.arrow`` beside it holds the same columns for processes to map into their memory. The second is
+made of the first, and made again where it is missing or another's.
 """
 
-import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pixart.data.tars import MEMBERS, Described, describe_tar
+from pixart.data.index_merge import write_map
+from pixart.data.index_table import INDEX_NAME, INDEX_VERSION, MAP_NAME, SCHEMA, Shard, digests_of, noted
+from pixart.data.indexing import Indexed, build_index
 
-INDEX_NAME = "index.parquet"
-INDEX_VERSION = 1
-
-_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int32()),  # place in the list of shards
-        ("key", pa.string()),
-        *((f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "size")),  # bytes; size 0: none
-        ("height", pa.int32()),  # pixels, upright
-        ("width", pa.int32()),
-        ("captions", pa.int32()),  # how many there are
-        ("caption_length", pa.int32()),  # characters of the first
-        ("label", pa.int64()),  # -1: none
-    ]
-)
-_METADATA = b"pixart"
+__all__ = ["INDEX_NAME", "MAP_NAME", "Index", "Indexed", "Shard", "build_index", "digests_of", "read_index"]
 
 
 class Index(NamedTuple):
-    """An index, read: one entry of each column per sample."""
+    """An index, read: one entry of each column per sample, mapped from the disk."""
 
-    shards: tuple[str, ...]  # file names
-    columns: dict[str, NDArray[Any]]  # by name, all but the key: (n,) each
+    root: str  # where the tars lie: a folder, or an address as fsspec takes it
+    shards: tuple[Shard, ...]
+    columns: dict[str, NDArray[Any]]  # by name, all but the key: (n,) each, not to be written to
     keys: Any  # pyarrow array of n strings
+    digests: NDArray[np.uint64]  # (n,) of the keys, see digests_of
+    checksums: bool  # whether those of members and shards are known
     fingerprint: str
+    stamps: dict[str, Any]  # of the encoders that made the features; empty where there are none
 
 
-class Indexed(NamedTuple):
-    """What a pass over the tars found."""
+def read_index(root: str | Path, *, index: Path | None = None) -> Index:
+    """The index of the tars at ``root``; ``ValueError`` if it is missing, damaged or out of date.
 
-    rows: int
-    shards: int
-    skipped: tuple[tuple[str, str], ...]  # (tar and sample, why it is not in the index)
-
-
-def build_index(root: Path) -> Indexed:
-    """Write the index of all ``*.tar`` in ``root``, in place of one that may be there.
-
-    The tars stay as they are; those of img2dataset are of this kind. A sample that cannot be used is left out, and
-    returned with the reason. Raises ``ValueError`` where there is no tar, one is truncated, or nothing can be used.
+    ``root`` is the folder that tools/prepare.py wrote; tars that lie elsewhere are named in the index. ``index`` is the
+    folder of the index where it does not lie in ``root``, which may then be any address. Where the tars are in a local
+    folder they are compared with the index by name and size.
     """
-    paths = sorted(root.glob("*.tar"))
-    if not paths:
-        raise ValueError(f"{root} holds no .tar file: give a folder of WebDataset tars")
-    tables = []
-    skipped: list[tuple[str, str]] = []
-    for place, path in enumerate(paths):
-        found = list(describe_tar(path))
-        rows = [_row(place, sample) for sample in found if isinstance(sample, Described)]
-        tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
-        skipped += [(f"{path.name}: {s[0]}", s[1]) for s in found if not isinstance(s, Described)]
-    table = _distinct(pa.concat_tables(tables), [path.stem for path in paths])
-    if not len(table):
-        raise ValueError(f"{root}: none of the {len(skipped)} samples in its tars can be used, {skipped[:1]}")
-    _write(table, root, {path.name: path.stat().st_size for path in paths})
-    return Indexed(len(table), len(paths), tuple(skipped))
+    folder = Path(root) if index is None else index
+    path = folder / INDEX_NAME
+    about = _about(path, f"run tools/prepare.py kind=tars source={root}")
+    place = str(root) if index is not None else about["root"] or str(root)
+    mend = f"run tools/prepare.py kind=tars source={place}" + ("" if place == str(folder) else f" out={folder}")
+    shards = tuple(Shard(*shard) for shard in about["shards"])
+    if "://" not in place:
+        _check_shards(Path(place), shards, mend)
+    batch = _batch(path, folder / MAP_NAME, about["fingerprint"], mend)
+    columns = {name: batch.column(name).to_numpy() for name in SCHEMA.names if name != "key"}
+    return Index(
+        place,
+        shards,
+        columns,
+        batch.column("key"),
+        columns["digest"],
+        about["checksums"],
+        about["fingerprint"],
+        about["stamps"],
+    )
 
 
-def read_index(root: Path) -> Index:
-    """The index in ``root``, checked against its tars; ``ValueError`` if it is missing, damaged or out of date."""
-    path = root / INDEX_NAME
-    mend = f"run tools/prepare.py kind=tars source={root}"
+def _about(path: Path, mend: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is missing: give the folder that tools/prepare.py wrote, or {mend}")
     try:
-        table = pq.read_table(path, memory_map=True)
-        about = json.loads((table.schema.metadata or {})[_METADATA])
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or no index of tars: {mend}") from error
-    if about["version"] != INDEX_VERSION:
-        raise ValueError(f"{path} is of version {about['version']} and this code reads {INDEX_VERSION}: {mend}")
-    _check_shards(root, about["shards"], mend)
-    columns = {name: table[name].to_numpy() for name in _SCHEMA.names if name != "key"}
-    return Index(tuple(about["shards"]), columns, table["key"].combine_chunks(), about["fingerprint"])
+        about = noted(pq.read_metadata(path).metadata)
+        version = about["version"]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, mend) from error
+    if version != INDEX_VERSION:
+        raise ValueError(f"{path} is of version {version} and this code reads {INDEX_VERSION}: {mend}")
+    return about
 
 
-def _check_shards(root: Path, shards: dict[str, int], mend: str) -> None:
-    """``shards``: name -> size in bytes when it was indexed."""
+def _batch(path: Path, mapped: Path, fingerprint: str, mend: str) -> pa.RecordBatch:
+    """All rows, of the mapped file, which is made if need be; in memory where its folder cannot be written to."""
+    batch = _of_map(mapped, fingerprint)
+    if batch is not None:
+        return batch
+    try:
+        try:
+            write_map(path, mapped)
+        except OSError:
+            return pq.read_table(path).combine_chunks().to_batches()[0]
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise _damaged(path, mend) from error
+    return _of_map(mapped, fingerprint)
+
+
+def _of_map(path: Path, fingerprint: str) -> pa.RecordBatch | None:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if noted(reader.schema.metadata)["fingerprint"] != fingerprint:
+            return None
+        return reader.get_batch(0)
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+
+
+def _damaged(path: Path, mend: str) -> ValueError:
+    return ValueError(f"{path} is damaged or no index of tars: {mend}")
+
+
+def _check_shards(root: Path, shards: tuple[Shard, ...], mend: str) -> None:
     found = {path.name: path.stat().st_size for path in root.glob("*.tar")}
-    for name in sorted(found.keys() | shards.keys()):
+    expected = {shard.name: shard.size for shard in shards}
+    for name in sorted(found.keys() | expected.keys()):
         if name not in found:
             raise ValueError(f"{root / name} is missing: bring it back, or {mend}")
-        if name not in shards:
+        if name not in expected:
             raise ValueError(f"{root / name} is not in {INDEX_NAME}: {mend}")
-        if found[name] != shards[name]:
+        if found[name] != expected[name]:
             raise ValueError(
-                f"{root / name} has {found[name]} bytes where {INDEX_NAME} expects {shards[name]}, so one of the two "
+                f"{root / name} has {found[name]} bytes where {INDEX_NAME} expects {expected[name]}, so one of the two "
                 f"is truncated or out of date: copy the tar again, or {mend}"
             )
-
-
-def _row(shard: int, sample: Described) -> dict[str, Any]:
-    spans = {member: sample.spans.get(member, (0, 0)) for member in MEMBERS}
-    return {
-        "shard": shard,
-        "key": sample.key,
-        **{f"{member}_offset": span[0] for member, span in spans.items()},
-        **{f"{member}_size": span[1] for member, span in spans.items()},
-        "height": sample.height,
-        "width": sample.width,
-        "captions": len(sample.captions),
-        "caption_length": len(sample.captions[0]) if sample.captions else 0,
-        "label": sample.label,
-    }
-
-
-def _distinct(table: pa.Table, shards: list[str]) -> pa.Table:
-    """The table with unique keys: where two samples share one, every key is led by the name of its shard."""
-    keys = table["key"].to_pylist()
-    if len(set(keys)) < len(keys):
-        keys = [f"{shards[shard]}/{key}" for shard, key in zip(table["shard"].to_pylist(), keys, strict=True)]
-    if len(set(keys)) < len(keys):
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice} stands twice in its tar, so its members cannot be told apart: write the tar again")
-    return table.set_column(1, "key", pa.array(keys, pa.string()))
-
-
-def _write(table: pa.Table, root: Path, shards: dict[str, int]) -> None:
-    """Written aside and renamed, so that there is never half an index."""
-    about = {"version": INDEX_VERSION, "shards": shards, "fingerprint": _fingerprint(table, shards)}
-    aside = root / f".{INDEX_NAME}.{os.getpid()}"
-    pq.write_table(table.replace_schema_metadata({_METADATA: json.dumps(about).encode()}), aside)
-    aside.replace(root / INDEX_NAME)
-
-
-def _fingerprint(table: pa.Table, shards: dict[str, int]) -> str:
-    """sha256 of every column and of the shards: of the index, not of the pixels."""
-    digest = hashlib.sha256(json.dumps([INDEX_VERSION, shards]).encode())
-    for name in _SCHEMA.names:
-        column = table[name]
-        digest.update("\n".join(column.to_pylist()).encode() if name == "key" else column.to_numpy().astype("<i8").data)
-    return digest.hexdigest()

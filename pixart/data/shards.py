@@ -57,9 +57,9 @@ class Shards:
 
     def __init__(self, root: str | Path):
         """Open the folder ``root``; ``ValueError`` in one sentence if its index does not fit its tars."""
-        self._root = Path(root)
-        index = read_index(self._root)
-        self._names, self._keys, self._columns = index.shards, index.keys, index.columns
+        index = read_index(root)
+        self._root = Path(index.root)
+        self._names, self._keys, self._columns = [shard.name for shard in index.shards], index.keys, index.columns
         self.heights, self.widths = self._columns["height"], self._columns["width"]  # (n,) int32, pixels
         labels = self._columns["label"]
         self.labels = labels if (labels != NO_LABEL).any() else None  # (n,) int64, -1 where one has none

@@ -1,15 +1,15 @@
-"""One pass over the headers of a WebDataset tar: its samples, where their members lie, and what is known of them."""
+"""One pass over a WebDataset tar: its samples, where their members lie, and what is known of them."""
 
 import json
-import os
-import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pixart.data.tar_stream import Span, TarStream
 from pixart.data.transforms import BROKEN_IMAGE, measure, opened
 
-MEMBERS = ("image", "text", "json", "cls")
+MEMBERS = ("image", "text", "json", "cls", "features")
 NO_LABEL = -1
 
 _EXTENSIONS = {
@@ -17,16 +17,10 @@ _EXTENSIONS = {
     "txt": "text",
     "json": "json",
     "cls": "cls",
+    "features.safetensors": "features",
 }
+_SMALL = ("text", "json", "cls")  # read in every case
 _LARGEST = 2**31  # numbers are kept in 32 bits
-_BLOCK = 512  # bytes; a tar ends in blocks of zeros
-
-
-class Span(NamedTuple):
-    """Where a member lies in its tar, in bytes."""
-
-    offset: int
-    size: int
 
 
 class Described(NamedTuple):
@@ -38,17 +32,30 @@ class Described(NamedTuple):
     width: int
     captions: tuple[str, ...]
     label: int  # NO_LABEL where there is none
+    checksum: int  # zlib.crc32 over the members in the order of MEMBERS; 0 where it was not asked for
 
 
-def describe_tar(path: Path) -> Iterator[Described | tuple[str, str]]:
-    """Each sample of a tar, or its key and why it cannot be used.
+class TarContents(NamedTuple):
+    """What one tar holds."""
 
-    Members of a sample stand together and share their name up to the first dot after the folder. Raises ``ValueError``
-    for a file that is truncated or no tar.
+    samples: tuple[Described, ...]
+    skipped: tuple[tuple[str, str], ...]  # (key, why it cannot be used)
+    sha256: str | None  # of the whole file; None where checksums were not asked for
+
+
+def describe_tar(path: Path, *, checksums: bool) -> TarContents:
+    """Each sample of a tar, and the key of each that cannot be used with the reason.
+
+    Members of a sample stand together and share their name up to the first dot after the folder. With ``checksums``
+    every byte is read once; without, the headers and the small members are. Raises ``ValueError`` for a file that is
+    truncated or no tar, and for a key that stands in it twice.
     """
-    with path.open("rb") as file:
-        for key, spans in _samples(path):
-            yield _described(key, spans, file.fileno())
+    with TarStream(path, hashed=checksums) as stream:
+        found = [_described(sample, stream, checksums) for sample in _samples(stream, checksums)]
+        sha256 = stream.sha256()
+    samples = tuple(sample for sample in found if isinstance(sample, Described))
+    _check_distinct(samples, path)
+    return TarContents(samples, tuple(sample for sample in found if not isinstance(sample, Described)), sha256)
 
 
 def captions_of(text: str, about: dict[str, Any]) -> tuple[str, ...]:
@@ -60,59 +67,65 @@ def captions_of(text: str, about: dict[str, Any]) -> tuple[str, ...]:
     return (str(single),) if single else ()
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, Span]]]:
-    key, spans = "", dict[str, Span]()
-    for name, span in _members(path):
+class _Members(NamedTuple):
+    """The members of one sample; the contents of those that were read."""
+
+    key: str
+    spans: dict[str, Span]
+    contents: dict[str, bytes]
+
+
+def _samples(stream: TarStream, everything: bool) -> Iterator[_Members]:
+    sample = _Members("", {}, {})
+    for name, span in stream.members():
         folder, slash, base = name.rpartition("/")
         stem, _, extension = base.partition(".")
-        found = folder + slash + stem
-        if found != key and spans:
-            yield key, spans
-            spans = {}
-        key = found
-        spans.setdefault(_EXTENSIONS.get(extension.lower(), f".{extension}"), span)
-    if spans:
-        yield key, spans
+        key = folder + slash + stem
+        if key != sample.key:
+            if sample.spans:
+                yield sample
+            sample = _Members(key, {}, {})
+        member = _EXTENSIONS.get(extension.lower(), f".{extension}")
+        if member in sample.spans:
+            continue
+        sample.spans[member] = span
+        if member in _SMALL or (everything and member in MEMBERS):
+            sample.contents[member] = stream.read(span.size)
+    if sample.spans:
+        yield sample
 
 
-def _members(path: Path) -> Iterator[tuple[str, Span]]:
-    size = path.stat().st_size
-    broken = f"{path} is truncated or no tar: copy it again or take it away"
-    try:
-        with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if member.offset_data + member.size > size:
-                    raise ValueError(broken)
-                if member.isfile():
-                    yield member.name.encode("utf-8", "replace").decode(), Span(member.offset_data, member.size)
-            end = archive.offset
-    except tarfile.TarError as error:
-        raise ValueError(broken) from error
-    with path.open("rb") as file:
-        # tarfile takes a broken header for the end, and says nothing.
-        if os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):
-            raise ValueError(broken)
-
-
-def _described(key: str, spans: dict[str, Span], file: int) -> Described | tuple[str, str]:
-    def content(member: str) -> bytes:
-        return os.pread(file, spans[member].size, spans[member].offset) if member in spans else b""
-
-    if "image" not in spans:
+def _described(sample: _Members, stream: TarStream, checksums: bool) -> Described | tuple[str, str]:
+    key, spans, contents = sample
+    if key.rpartition("/")[2] == "":
+        return key, "its name begins with a dot"
+    if "image" not in spans and "features" not in spans:
         return key, "no image"
+    if any(span.size >= _LARGEST for span in spans.values()):
+        return key, "larger than 2 GiB"
     try:
-        about = json.loads(content("json") or b"{}")
-        captions = captions_of(content("text").decode(), about)
-        label = _label(content("cls"), about)
+        about = json.loads(contents.get("json") or b"{}")
+        captions = captions_of(contents.get("text", b"").decode(), about)
+        label = _label(contents.get("cls", b""), about)
     except (ValueError, AttributeError) as error:
         return key, f"its .txt, .json or .cls cannot be read ({error})"
-    if not captions and label == NO_LABEL:
+    if not captions and label == NO_LABEL and "features" not in spans:
         return key, "neither caption nor label"
-    size = _stated_size(about) or _measured_size(content("image"))
+    size = _stated_size(about)
+    if size is None and "image" not in spans:
+        return key, "its .json does not say the height and width of its image"
+    size = size or _measured_size(contents.get("image") or stream.again(spans["image"]))
     if size is None:
         return key, "its image cannot be read"
-    return Described(key, {m: spans[m] for m in MEMBERS if m in spans}, *size, captions, label)
+    used = {member: spans[member] for member in MEMBERS if member in spans}
+    return Described(key, used, *size, captions, label, _checksum(used, contents) if checksums else 0)
+
+
+def _checksum(members: Iterable[str], contents: dict[str, bytes]) -> int:
+    checksum = 0
+    for member in members:
+        checksum = zlib.crc32(contents[member], checksum)
+    return checksum
 
 
 def _label(cls: bytes, about: dict[str, Any]) -> int:
@@ -134,3 +147,14 @@ def _measured_size(data: bytes) -> tuple[int, int] | None:
             return measure(image)
     except BROKEN_IMAGE:
         return None
+
+
+def _check_distinct(samples: tuple[Described, ...], path: Path) -> None:
+    seen = set[str]()
+    for sample in samples:
+        if sample.key in seen:
+            raise ValueError(
+                f"{path.stem}/{sample.key} stands twice in its tar, so its members cannot be told apart: "
+                "write the tar again"
+            )
+        seen.add(sample.key)

@@ -49,9 +49,7 @@ class Prepared(NamedTuple):
 def index_tars(root: Path) -> Prepared:
     """Index the tars in ``root`` where they are; see ``pixart.data.index.build_index``."""
     found = build_index(root)
-    skipped = Counter(why for _, why in found.skipped)
-    first = {why: name for name, why in reversed(found.skipped)}
-    return Prepared(found.rows, found.shards, {IMAGE_USED: found.rows}, dict(skipped), first)
+    return Prepared(found.rows, found.shards, {IMAGE_USED: found.rows}, found.skipped, found.first_skipped)
 
 
 def prepare(

@@ -1,9 +1,7 @@
 """Laws of the tars and of their index: what is written is read, by offset, and damage is one sentence."""
 
 import io
-import json
 import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from PIL import Image
 
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Examples
-from pixart.data.index import INDEX_NAME, build_index, read_index
+from pixart.data.index import build_index, read_index
 from pixart.data.loading import loader
 from pixart.data.plan import Part, Plan
 from pixart.data.shards import Encoded, Shards, write_shards
@@ -35,15 +33,6 @@ def root(tmp_path: Path) -> Path:
     write_shards(tmp_path, (encoded(row, (f"caption {row}", "é"), row % 3) for row in range(7)), shard_size=3)
     build_index(tmp_path)
     return tmp_path
-
-
-def tar(path: Path, members: dict[str, bytes]) -> None:
-    """A tar as other programs write it."""
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
 
 
 def test_seven_samples_in_shards_of_three_are_three_tars_and_read_back_as_written(root: Path):
@@ -141,106 +130,6 @@ def test_captioned_shards_have_no_labels(tmp_path: Path):
     shards = Shards(tmp_path)
     assert shards.labels is None
     assert shards.read(0)[2:] == (("a caption",), None, None)
-
-
-def test_tars_of_img2dataset_are_indexed_in_place_with_every_sample_read_or_named(tmp_path: Path):
-    stated = json.dumps({"height": 4, "width": 6, "caption": "from json", "status": "success"}).encode()
-    tar(tmp_path / "00000.tar", {
-        "000.png": png(0), "000.txt": b"from txt", "000.json": stated,
-        "001.png": png(1), "001.json": stated,
-        "002.PNG": png(2, 9, 5), "002.txt": b"measured",
-        "003.txt": b"no picture",
-        "004.png": b"no picture either", "004.txt": b"x",
-        "005.png": png(5),
-        "006.png": png(6), "006.txt": b"\xff\xfe", "006.json": b"{}",
-        "007.png": png(7), "007.txt": b"x", "007.json": b"[1]",
-        "a/008.seg.png": png(8), "a/008.png": png(8), "a/008.cls": b"4",
-    })  # fmt: skip
-    (tmp_path / "00000_stats.json").write_text("{}")
-    found = build_index(tmp_path)
-    assert (found.rows, found.shards) == (4, 1)
-    assert [name for name, _ in found.skipped] == [f"00000.tar: {i:03d}" for i in (3, 4, 5, 6, 7)]
-    shards = Shards(tmp_path)
-    assert [shards.key(row) for row in range(4)] == ["000", "001", "002", "a/008"]
-    assert [shards.read(row).captions for row in range(4)] == [("from txt",), ("from json",), ("measured",), ()]
-    assert shards.labels.tolist() == [-1, -1, -1, 4]
-    assert (shards.heights[2], shards.widths[2]) == (9, 5)
-
-
-def test_keys_that_repeat_in_every_shard_are_led_by_the_shards_name(tmp_path: Path):
-    for name in ("a", "b"):
-        tar(tmp_path / f"{name}.tar", {"0.png": png(0), "0.txt": b"x"})
-    build_index(tmp_path)
-    assert [Shards(tmp_path).key(row) for row in (0, 1)] == ["a/0", "b/0"]
-
-
-def test_a_key_twice_in_one_tar_is_refused(tmp_path: Path):
-    tar(tmp_path / "a.tar", {"0.png": png(0), "0.txt": b"x", "1.png": png(1), "1.txt": b"x"})
-    with tarfile.open(tmp_path / "a.tar", "a") as archive:
-        for name, data in {"0.png": png(0), "0.txt": b"x"}.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    with pytest.raises(ValueError, match="a/0 stands twice"):
-        build_index(tmp_path)
-
-
-@pytest.mark.parametrize("cut", [100, 512, 700, 5 * 512 + 10])
-def test_a_truncated_tar_cannot_be_indexed(tmp_path: Path, cut: int):
-    tar(tmp_path / "a.tar", {f"{i}.{e}": png(i) if e == "png" else b"x" for i in range(3) for e in ("png", "txt")})
-    data = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(data[:cut])
-    with pytest.raises(ValueError, match=r"a\.tar is truncated or no tar"):
-        build_index(tmp_path)
-
-
-def test_a_header_overwritten_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path: Path):
-    tar(tmp_path / "a.tar", {f"{i}.txt": b"x" for i in range(4)})
-    data = bytearray((tmp_path / "a.tar").read_bytes())
-    data[1024:1100] = b"?" * 76
-    (tmp_path / "a.tar").write_bytes(data)
-    with pytest.raises(ValueError, match=r"a\.tar is truncated or no tar"):
-        build_index(tmp_path)
-
-
-def test_a_folder_without_tars_or_without_usable_samples_cannot_be_indexed(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"holds no \.tar file"):
-        build_index(tmp_path)
-    tar(tmp_path / "a.tar", {"0.txt": b"x"})
-    with pytest.raises(ValueError, match="none of the 1 samples"):
-        build_index(tmp_path)
-
-
-def _truncate(root: Path) -> None:
-    path = root / "000001.tar"
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _rewrite_version(root: Path) -> None:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(root / INDEX_NAME)
-    about = json.loads(table.schema.metadata[b"pixart"]) | {"version": 99}
-    pq.write_table(table.replace_schema_metadata({b"pixart": json.dumps(about).encode()}), root / INDEX_NAME)
-
-
-DAMAGE = {
-    "index.parquet is missing": lambda root: (root / INDEX_NAME).unlink(),
-    "index.parquet is damaged": lambda root: (root / INDEX_NAME).write_bytes(b"PAR1 and no more"),
-    "of version 99": _rewrite_version,
-    "000001.tar has": _truncate,
-    "000002.tar is missing": lambda root: (root / "000002.tar").unlink(),
-    "new.tar is not in": lambda root: tar(root / "new.tar", {"0.txt": b"x"}),
-}
-
-
-@pytest.mark.parametrize("words", DAMAGE)
-def test_an_index_that_does_not_fit_its_tars_is_one_sentence_with_the_mend(root: Path, words: str):
-    DAMAGE[words](root)
-    with pytest.raises(ValueError, match=words) as error:
-        Shards(root)
-    assert "tools/prepare.py kind=tars" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_a_tar_truncated_after_it_was_opened_is_one_sentence(root: Path):
