@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Distance = Literal["linear", "log"]
+SmallBuckets = Literal["merge", "repeat", "refuse"]
 
 
 class Bucket(NamedTuple):
@@ -100,6 +101,35 @@ def assign(
     borders = (ratios[order][1:] + ratios[order][:-1]) / 2
     measured = heights / widths
     return order[np.searchsorted(borders, np.log(measured) if distance == "log" else measured)]
+
+
+def settled(
+    counts: NDArray[np.integer], *, buckets: Sequence[Bucket], sizes: Sequence[int], small_buckets: SmallBuckets
+) -> NDArray[np.int64]:
+    """Which bucket the samples of each bucket go to (m,), once small ones are dealt with as ``small_buckets`` says.
+
+    ``counts`` (m,) and ``sizes`` (m,) are the samples and the global batch of each bucket. One with fewer samples than
+    its batch is merged into the bucket of the nearest aspect ratio (``merge``), left as it is (``repeat``), or stops
+    the run (``refuse``) with a ``ValueError``, as does a lone one that cannot be merged.
+    """
+    target = np.arange(len(buckets))
+    if small_buckets == "repeat":
+        return target
+    left = counts.astype(np.int64)
+    while small := [i for i, n in enumerate(left) if 0 < n < sizes[i]]:
+        smallest = min(small, key=lambda i: left[i])
+        others = [i for i, n in enumerate(left) if n and i != smallest]
+        if small_buckets == "refuse" or not others:
+            height, width = buckets[smallest]
+            raise ValueError(
+                f"bucket {height}x{width} has {left[smallest]} samples, fewer than its global batch of "
+                f"{sizes[smallest]}: choose a smaller global_batch or small_buckets=repeat"
+            )
+        nearest = min(others, key=lambda i: abs(np.log(buckets[i].ratio / buckets[smallest].ratio)))
+        left[nearest] += left[smallest]
+        left[smallest] = 0
+        target[target == smallest] = nearest
+    return target
 
 
 def _check_distinct(buckets: Sequence[Bucket]) -> None:

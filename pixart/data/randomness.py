@@ -6,7 +6,6 @@ a keyed bijection of range(n), a Feistel network over the two digits of a mixed-
 (Black and Rogaway 2002): it reads any place of a permutation of ten million rows without ever writing it down.
 """
 
-from math import isqrt
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +18,7 @@ _CODES = {use: code for code, use in enumerate(get_args(Use), start=1)}
 
 _WORD = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ONE = np.uint64(1)
 _ROUNDS = 8
 
 
@@ -57,33 +57,56 @@ def mixed(*words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     return state
 
 
-def permuted(index: NDArray[np.integer], count: int, key: NDArray[np.uint64]) -> NDArray[np.int64]:
+def permuted(
+    index: NDArray[np.integer], count: int | NDArray[np.integer], key: NDArray[np.uint64]
+) -> NDArray[np.int64]:
     """Where the permutation of range(``count``) named by ``key`` sends ``index``.
 
-    ``index`` (n,) holds numbers in [0, count); ``key`` (n,) or (1,) comes from ``mixed``. Returns (n,) int64.
+    ``index`` (n,) holds numbers in [0, count); ``key`` comes from ``mixed``. ``count`` and ``key`` are one for all or
+    (n,), one for each. Returns (n,) int64.
     """
-    columns = isqrt(count - 1) + 1 if count > 1 else 1
-    rows = -(-count // columns)  # rows * columns is at least count and less than count + columns
+    counts = np.atleast_1d(count).astype(np.uint64)
+    columns = _root(counts)
+    rows = (counts + columns - _ONE) // columns  # rows * columns is at least count and less than count + columns
     out = index.astype(np.uint64)
     walking = np.arange(len(out))
     while len(walking):
-        keys = key if len(key) == 1 else key[walking]
-        out[walking] = _feistel(out[walking], np.uint64(rows), np.uint64(columns), keys)
-        walking = walking[out[walking] >= count]  # outside: walk the cycle on, it must come back inside
+        mine = [column if len(column) == 1 else column[walking] for column in (rows, columns, key, counts)]
+        out[walking] = _feistel(out[walking], *mine[:3])
+        walking = walking[out[walking] >= mine[3]]  # outside: walk the cycle on, it must come back inside
     return out.astype(np.int64)
 
 
+def another(index: int, count: int, attempt: int, key: NDArray[np.uint64]) -> int:
+    """A number of range(``count``) that is not ``index``: attempts 1 .. count - 1 find all of them, each once.
+
+    Later attempts begin anew. Where there is no other, it is ``index``.
+    """
+    if count == 1:
+        return index
+    step = permuted(np.array([(attempt - 1) % (count - 1)]), count - 1, key)
+    return (index + 1 + int(step[0])) % count
+
+
+def _root(counts: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The whole numbers whose squares first reach ``counts``, which are at least 1 and below 2**52."""
+    root = np.ceil(np.sqrt(counts.astype(np.float64))).astype(np.uint64)  # exact, or one too many
+    return np.maximum(_ONE, root - ((root - _ONE) ** 2 >= counts).astype(np.uint64))
+
+
 def _feistel(
-    number: NDArray[np.uint64], rows: np.uint64, columns: np.uint64, key: NDArray[np.uint64]
+    number: NDArray[np.uint64], rows: NDArray[np.uint64], columns: NDArray[np.uint64], key: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
     """A keyed bijection of range(rows * columns)."""
     row, column = number // columns, number % columns
     for turn in range(_ROUNDS):
         turned = key + np.full(1, turn + 1, dtype=np.uint64) * _GOLDEN
         if turn % 2 == 0:
-            row = (row + _finalised(turned ^ column) % rows) % rows
+            row += _finalised(turned ^ column) % rows
+            row = np.where(row >= rows, row - rows, row)
         else:
-            column = (column + _finalised(turned ^ row) % columns) % columns
+            column += _finalised(turned ^ row) % columns
+            column = np.where(column >= columns, column - columns, column)
     return row * columns + column
 
 
