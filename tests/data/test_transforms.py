@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pixart.data.buckets import Bucket
-from pixart.data.transforms import decode, fit, measure, normalised, rgb
+from pixart.data.transforms import decode, fit, measure, normalised, normalised_batch, rgb
 
 
 def encoded(image: Image.Image, **options: object) -> bytes:
@@ -78,3 +78,11 @@ def test_no_pixel_is_copied_where_nothing_is_to_be_done_and_no_warning_is_given(
     pixels = decode(encoded(image, format="PNG"), "a")
     assert np.shares_memory(fit(pixels, Bucket(4, 6)).numpy(), pixels)
     assert not recwarn.list
+
+
+def test_a_batch_of_3_images_is_the_three_normalised_to_the_bit_and_more_or_fewer_are_refused():
+    pixels = torch.randint(0, 256, (3, 3, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = normalised_batch(iter(pixels), 3, Bucket(4, 6))
+    assert torch.equal(batch, torch.stack([normalised(image) for image in pixels]))
+    with pytest.raises(ValueError, match="zip"):
+        normalised_batch(pixels[:2], 3, Bucket(4, 6))
