@@ -30,6 +30,9 @@ def test_437_445_and_292_tensors_are_our_model_s_own(shapes, scale, keys, parame
     weights = read_meta(shapes, scale)
     model = on_meta(Path("released.pth"), weights.model_config)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    if "y_embedder.y_embedding" in shapes:
+        assert weights.null_caption is not None
+        assert weights.null_caption.numel() == 491_520
     extra = {"pos_embed", "y_embedder.y_embedding"} & shapes.keys()
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == {
         name: shape for name, shape in shapes.items() if name not in extra
