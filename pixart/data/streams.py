@@ -105,11 +105,12 @@ class Pass:
         begins = np.cumsum(then - given) - (then - given)  # (S,)
         self.offsets = begins - given  # (S,) from a stream's count of its samples to the place in the pass
         stream, shards, places, sizes = _cut(group.pieces(), begins, seed)
-        order = np.lexsort((shards, mixed(seed, _PIECES, number, shards), stream))
+        order = np.lexsort((mixed(seed, _PIECES, number, shards), stream))
         stream, sizes = stream[order], sizes[order]
         self._places = places[order]
         self._starts = np.cumsum(sizes) - sizes
-        in_stream = np.arange(len(order)) - np.searchsorted(stream, stream)
+        pieces = np.bincount(stream, minlength=streams)
+        in_stream = np.arange(len(order)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         opens = np.flatnonzero(in_stream % window == 0)
         self._windows = self._starts[opens]
         self._sizes = np.diff(self._windows, append=group.count)
@@ -132,11 +133,12 @@ def _cut(
     pieces: Pieces, begins: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The pieces in their fixed order, cut where a stream begins: stream, shard, place and size of each."""
-    order = np.lexsort((pieces.shards, mixed(seed, _SHARDS, pieces.shards)))
+    order = np.argsort(mixed(seed, _SHARDS, pieces.shards), kind="stable")
     shards, places, lengths = (column[order] for column in pieces)
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    cuts = np.union1d(starts, begins[begins < ends[-1]])
+    at = np.sort(np.concatenate([starts, begins[begins < ends[-1]]]))
+    cuts = at[np.diff(at, prepend=-1) > 0]
     piece = np.searchsorted(starts, cuts, side="right") - 1
     stream = np.searchsorted(begins, cuts, side="right") - 1  # of streams that begin together only the last has any
     return stream, shards[piece], places[piece] + cuts - starts[piece], np.diff(cuts, append=ends[-1])

@@ -8,24 +8,38 @@ from numpy.typing import NDArray
 
 from pixart.data.buckets import Bucket, Distance, assign
 from pixart.data.plan import PlannedBatch
+from pixart.data.randomness import another, mixed
+
+_SPLIT, _SUBSTITUTE = 7, 8  # what a hash is for
+_CHUNK = 1 << 20  # rows
 
 
-def split_rows(keys: Iterable[str], *, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on and rows to validate on, both ascending, told apart by a hash of their keys.
+def split_rows(
+    digests: NDArray[np.uint64] | Iterable[str], *, held_out: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on and rows to validate on, both ascending, told apart by a hash of (seed, digest).
 
-    The ``held_out`` keys with the smallest hashes are held out. The order of the rows does not matter, and when data
-    are added a row that was trained on is never held out later. Raises ``ValueError`` if nothing would be left.
+    ``digests`` (n,) stand for the keys of the rows. The ``held_out`` rows with the smallest hashes are held out. The
+    order of the rows does not matter, and when data are added a row that was trained on is never held out later.
+    Raises ``ValueError`` if nothing would be left.
     """
-    prefix = f"{seed}:".encode()
-    hashes = np.array(
-        [int.from_bytes(hashlib.sha256(prefix + key.encode()).digest()[:8], "big") for key in keys], dtype=np.uint64
-    )
-    if held_out and held_out >= len(hashes):
-        raise ValueError(
-            f"data.validation_samples={held_out} leaves none of the {len(hashes)} samples to train on: make it smaller"
+    if not isinstance(digests, np.ndarray):
+        digests = np.array(
+            [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in digests], dtype=np.uint64
         )
-    order = np.argsort(hashes, kind="stable")
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+    if held_out and held_out >= len(digests):
+        raise ValueError(
+            f"data.validation_samples={held_out} leaves none of the {len(digests)} samples to train on: make it smaller"
+        )
+    smallest, hashes = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+    for start in range(0, len(digests), _CHUNK):  # in memory there are never more hashes than a chunk and those kept
+        some = mixed(seed, _SPLIT, digests[start : start + _CHUNK])
+        rows, hashes = np.append(smallest, np.arange(start, start + len(some))), np.append(hashes, some)
+        kept = np.argpartition(hashes, held_out)[:held_out] if held_out < len(hashes) else np.arange(len(hashes))
+        smallest, hashes = rows[kept], hashes[kept]
+    left = np.ones(len(digests), dtype=bool)
+    left[smallest] = False
+    return np.flatnonzero(left), np.sort(smallest)
 
 
 class Once:
@@ -76,3 +90,13 @@ class Once:
     def global_batch(self, k: int) -> int:
         """How many rows batch ``k`` has."""
         return len(self.batch(k).rows)
+
+    def substitute(self, k: int, position: int, attempt: int) -> int:
+        """The row to read in place of one that cannot be: another of its bucket, the only one excepted.
+
+        A pure function of (k, position, attempt), which counts from 1.
+        """
+        bucket, rows = self.batch(k)[1:]
+        members = np.concatenate([others for name, others in self._batches if name == bucket])
+        place = int(np.flatnonzero(members == rows[position])[0])
+        return int(members[another(place, len(members), attempt, mixed(_SUBSTITUTE, k, position))])
