@@ -79,5 +79,6 @@ def refuse_foreign(
     if stamps["buckets"] != [list(bucket) for bucket in buckets] or stamps["distance"] != distance:
         raise ValueError(
             f"the features in {where} were fitted to {len(stamps['buckets'])} buckets by {stamps['distance']} distance "
-            f"and this run has others: set resolution, data.buckets and data.bucket_distance as they were then, or {mend}"
+            "and this run has others: set resolution, data.buckets and data.bucket_distance as they were then, or "
+            f"{mend}"
         )
