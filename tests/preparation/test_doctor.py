@@ -164,7 +164,7 @@ def test_the_page_is_1_file_with_4_plots_whose_names_are_escaped(tmp_path: Path)
     assert parser.seen.count("svg") == len(plots(full())) == 4
     assert parser.seen.count("table") == len(tables(full()))
     assert len(parser.widths) == sum(len(plot.bars) for plot in plots(full()))
-    assert max(parser.widths) == 170
+    assert max(parser.widths) == 150
     assert "shard &lt;1&gt; is missing" in html
     assert "/data/&lt;hq&gt;" in html
     assert "src=" not in html
