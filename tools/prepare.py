@@ -9,11 +9,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from pixart.config import Positive, Section, parse
 from pixart.door import door
-from pixart.preparation.prepare import Prepared, index_tars, prepare
+from pixart.preparation.index_tars import Remote, index_tars
+from pixart.preparation.prepare import Prepared, prepare
 
 
 class PrepareConfig(Section):
@@ -25,6 +27,11 @@ class PrepareConfig(Section):
     shard_size: Positive
     encode: Literal["keep", "jpg", "png", "webp"]
     quality: Annotated[int, Field(ge=1, le=100)]
+    workers: Positive
+    checksums: bool
+    timeout: Annotated[float, Field(gt=0)]
+    retries: Annotated[int, Field(ge=0)]
+    storage_options: dict[str, Any]
 
 
 def run(values: dict[str, Any]) -> None:
@@ -32,25 +39,38 @@ def run(values: dict[str, Any]) -> None:
     if values.get("source") in (None, "???"):
         raise ValueError("source is not set: give a folder of images, a .jsonl or a folder of tars")
     config = parse(values, PrepareConfig)
-    source = Path(config.source)
     if config.kind == "tars":
-        prepared, out = index_tars(source), source
+        show(_indexed(config), config.out or config.source)
     elif config.out is None:
         raise ValueError("out is not set: give a new folder for the shards")
     else:
-        out = Path(config.out)
         prepared = prepare(
-            source,
-            out,
+            Path(config.source),
+            Path(config.out),
             kind=config.kind,
             shard_size=config.shard_size,
             encode=config.encode,
             quality=config.quality,
         )
-    show(prepared, out)
+        show(prepared, config.out)
 
 
-def show(prepared: Prepared, out: Path) -> None:
+def _indexed(config: PrepareConfig) -> Prepared:
+    out = None if config.out is None else Path(config.out)
+    remote = Remote(config.timeout, config.retries, config.storage_options)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("tars", total=None)
+        return index_tars(
+            config.source,
+            out,
+            workers=config.workers,
+            checksums=config.checksums,
+            remote=remote,
+            told=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+
+
+def show(prepared: Prepared, out: str) -> None:
     """Print what became of every file or line."""
     table = Table("", "count", "", "the first of them")
     for what, count in prepared.used.items():

@@ -52,7 +52,7 @@ class Tar(NamedTuple):
     """A tar to be indexed."""
 
     name: str
-    size: int  # bytes
+    size: int | None  # bytes, as far as it is known before it is read
     mark: str  # another when its content is another: a time, an entity tag
 
 
@@ -61,12 +61,13 @@ class Part(NamedTuple):
 
     tar: Tar
     checksums: bool
+    size: int  # bytes of the tar
     sha256: str | None  # of the tar; None without checksums
     rows: int
     skipped: list[tuple[str, str]]  # (key, why it is not in the index)
 
 
-Fetched = Callable[[str], AbstractContextManager[Path]]  # name of a tar -> where to read it, for as long as it takes
+Fetched = Callable[[Tar], AbstractContextManager[Path]]  # where to read a tar, for as long as it takes
 
 
 def digests_of(keys: Iterable[str]) -> NDArray[np.uint64]:
@@ -81,9 +82,10 @@ def make_part(tar: Tar, folder: Path, fetched: Fetched, checksums: bool) -> Part
     known = _known(path)
     if known is not None and (known.tar, known.checksums) == (tar, checksums):
         return known
-    with fetched(tar.name) as local:
+    with fetched(tar) as local:
         contents = describe_tar(local, checksums=checksums)
-    part = Part(tar, checksums, contents.sha256, len(contents.samples), list(contents.skipped))
+        size = local.stat().st_size
+    part = Part(tar, checksums, size, contents.sha256, len(contents.samples), list(contents.skipped))
     with aside(path) as new:
         table = _table(contents.samples)
         pq.write_table(table.replace_schema_metadata(note({"version": INDEX_VERSION, "part": part})), new)
@@ -118,10 +120,10 @@ def _known(path: Path) -> Part | None:
         about = noted(pq.read_metadata(path).metadata)
         if about["version"] != INDEX_VERSION:
             return None
-        tar, checksums, sha256, rows, skipped = about["part"]
+        tar, checksums, size, sha256, rows, skipped = about["part"]
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None  # damaged: made anew
-    return Part(Tar(*tar), checksums, sha256, rows, [(key, why) for key, why in skipped])
+    return Part(Tar(*tar), checksums, size, sha256, rows, [(key, why) for key, why in skipped])
 
 
 def _table(samples: Sequence[Described]) -> pa.Table:

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +29,9 @@ from pixart.data.index_table import (
 )
 
 SKIPPED_NAME = "index.skipped.tsv"
-_PARTS_NAME = ".index"
+PARTS_NAME = ".index"
+
+Told = Callable[[int, int], None]
 
 
 class Indexed(NamedTuple):
@@ -41,6 +43,10 @@ class Indexed(NamedTuple):
     first_skipped: dict[str, str]  # the first of each reason; all are in index.skipped.tsv
 
 
+def silent(done: int, of: int) -> None:
+    """Tell nobody."""
+
+
 def build_index(
     root: Path,
     out: Path | None = None,
@@ -48,13 +54,15 @@ def build_index(
     workers: int = 1,
     checksums: bool = True,
     stamps: dict[str, Any] | None = None,
+    told: Told = silent,
 ) -> Indexed:
     """Write the index of all ``*.tar`` in ``root`` to ``root`` or to ``out``, in place of one that may be there.
 
     The tars stay as they are; those of img2dataset are of this kind. A sample that cannot be used is left out, and
     recorded with the reason. ``workers`` processes describe the tars; without ``checksums`` they read headers and small
     members only. What a killed run had described is not described again. ``stamps`` None keeps those of the present
-    index. Raises ``ValueError`` where there is no tar, one is truncated, or nothing can be used.
+    index. ``told`` is called with how many tars are done, and how many there are. Raises ``ValueError`` where there is
+    no tar, one is truncated, or nothing can be used.
     """
     found = [(path.name, path.stat()) for path in sorted(root.glob("*.tar"))]
     if not found:
@@ -67,6 +75,7 @@ def build_index(
         workers=workers,
         checksums=checksums,
         stamps=stamps,
+        told=told,
     )
 
 
@@ -79,21 +88,22 @@ def index_tars(
     workers: int,
     checksums: bool,
     stamps: dict[str, Any] | None,
+    told: Told,
 ) -> Indexed:
     """``build_index`` of ``tars`` wherever they are, each read where ``fetched`` puts it.
 
     ``root`` is the folder or address where they will be looked for; None for ``out`` itself.
     """
-    folder = out / _PARTS_NAME
+    folder = out / PARTS_NAME
     folder.mkdir(parents=True, exist_ok=True)
-    parts = _described(tars, partial(make_part, folder=folder, fetched=fetched, checksums=checksums), workers)
+    parts = _described(tars, partial(make_part, folder=folder, fetched=fetched, checksums=checksums), workers, told)
     if not any(part.rows for part in parts):
         first = [(part.tar.name, *part.skipped[0]) for part in parts if part.skipped][:1]
         skipped = sum(len(part.skipped) for part in parts)
         raise ValueError(f"{root or out}: none of the {skipped} samples in its tars can be used, {first}")
     about = {
         "version": INDEX_VERSION,
-        "shards": [Shard(part.tar.name, part.tar.size, part.sha256) for part in parts],
+        "shards": [Shard(part.tar.name, part.size, part.sha256) for part in parts],
         "checksums": checksums,
         "stamps": _present_stamps(out / INDEX_NAME) if stamps is None else stamps,
     }
@@ -106,19 +116,31 @@ def index_tars(
 
 
 @contextmanager
-def _local(root: Path, name: str) -> Iterator[Path]:
-    yield root / name
+def _local(root: Path, tar: Tar) -> Iterator[Path]:
+    yield root / tar.name
 
 
-def _described(tars: Sequence[Tar], describe: "partial[Part]", workers: int) -> list[Part]:
-    if min(workers, len(tars)) == 1:
-        return [describe(tar) for tar in tars]
+def _described(tars: Sequence[Tar], describe: "partial[Part]", workers: int, told: Told) -> list[Part]:
+    parts = []
+    with _mapping(min(workers, len(tars))) as mapped:
+        for part in mapped(describe, tars):
+            parts.append(part)
+            told(len(parts), len(tars))
+    return parts
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterator[Part]]]:
+    """The function ``map``, over ``workers`` processes."""
+    if workers == 1:
+        yield map
+        return
     # Not forked: the threads of this process may hold locks.
-    executor = ProcessPoolExecutor(min(workers, len(tars)), mp_context=multiprocessing.get_context("spawn"))
+    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        return list(executor.map(describe, tars))
+        yield executor.map
     finally:
-        executor.shutdown(cancel_futures=True)  # where one has failed the others that wait need not be begun
+        executor.shutdown(cancel_futures=True)  # where one has failed the others need not be begun
 
 
 def _present_stamps(path: Path) -> dict[str, Any]:

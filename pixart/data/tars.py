@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pixart.data.tar_stream import Span, TarStream
-from pixart.data.transforms import BROKEN_IMAGE, measure, opened
 
 MEMBERS = ("image", "text", "json", "cls", "features")
 NO_LABEL = -1
@@ -142,6 +141,8 @@ def _stated_size(about: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _measured_size(data: bytes) -> tuple[int, int] | None:
+    from pixart.data.transforms import BROKEN_IMAGE, measure, opened  # torch: seconds for each process
+
     try:
         with opened(data) as image:
             return measure(image)

@@ -46,12 +46,6 @@ class Prepared(NamedTuple):
     first_skipped: dict[str, str]  # the first name of each reason; all are in skipped.tsv
 
 
-def index_tars(root: Path) -> Prepared:
-    """Index the tars in ``root`` where they are; see ``pixart.data.index.build_index``."""
-    found = build_index(root)
-    return Prepared(found.rows, found.shards, {IMAGE_USED: found.rows}, found.skipped, found.first_skipped)
-
-
 def prepare(
     source: Path, out: Path, *, kind: Kind | Literal["auto"], shard_size: int, encode: Encoding, quality: int
 ) -> Prepared:

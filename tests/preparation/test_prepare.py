@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixart.data.index import read_index
 from pixart.data.shards import Shards
-from pixart.preparation.prepare import Prepared, index_tars, prepare
+from pixart.preparation.prepare import Prepared, prepare
 
 OPTIONS = {"kind": "auto", "shard_size": 3, "encode": "keep", "quality": 95}
 ROOT = Path(__file__).parents[2]
@@ -254,14 +254,16 @@ def test_the_door_prepares_and_prints_the_account(
 
 
 def test_the_door_indexes_tars_where_they_are(
-    photos: Path, tmp_path: Path, tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     prepare(photos, tmp_path / "out", **OPTIONS)
     before = read_index(tmp_path / "out").fingerprint
     (tmp_path / "out/index.parquet").unlink()
-    call(tool, monkeypatch, f"source={tmp_path / 'out'}", "kind=tars")
+    call(tool, monkeypatch, f"source={tmp_path / 'out'}", "kind=tars", "workers=1")
+    assert "6 samples in 2 shards" in capsys.readouterr().out
     assert read_index(tmp_path / "out").fingerprint == before
-    assert index_tars(tmp_path / "out").used == {"image": 6}
+    call(tool, monkeypatch, f"source={tmp_path / 'out'}", f"out={tmp_path / 'index'}", "kind=tars", "workers=1")
+    assert Shards(tmp_path / "index").read(0).captions == ("caption of a",)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +274,9 @@ def test_the_door_indexes_tars_where_they_are(
         (["source=x", "out=y"], "neither a folder nor a .jsonl"),
         (["source=x", "out=y", "shard_size=0"], "shard_size"),
         (["source=x", "out=y", "kind=zip"], "kind"),
+        (["source=x", "kind=tars", "workers=0"], "workers"),
+        (["source=x", "kind=tars"], r"holds no .tar file"),
+        (["source=s3://x/y", "kind=tars"], "out is not set"),
         (["source=x", "qualty=3"], "qualty"),
     ],
 )

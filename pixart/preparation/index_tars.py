@@ -1,0 +1,73 @@
+"""The index of tars where they are, on a local disk or anywhere fsspec reaches."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from pixart.data.fetch import fetch
+from pixart.data.index_table import Tar
+from pixart.data.indexing import PARTS_NAME, Indexed, Told, build_index
+from pixart.data.indexing import index_tars as index_listed
+from pixart.preparation.prepare import IMAGE_USED, Prepared
+
+_MARKS = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")  # as kinds of storage tell them
+
+
+class Remote(NamedTuple):
+    """How to reach tars that are not on a local disk."""
+
+    timeout: float  # seconds without a byte until an attempt is given up
+    retries: int
+    storage_options: Mapping[str, Any]  # of fsspec
+
+
+def index_tars(source: str, out: Path | None, *, workers: int, checksums: bool, remote: Remote, told: Told) -> Prepared:
+    """Index the ``*.tar`` in the folder or at the address ``source``, which stay as they are.
+
+    The index goes to the folder ``out``, and into ``source`` where that is None, which an address cannot take. Tars at
+    an address are fetched one by one for each of the ``workers``, described and removed again. See
+    ``pixart.data.indexing.build_index``.
+    """
+    if "://" not in source:
+        return _prepared(build_index(Path(source), out, workers=workers, checksums=checksums, told=told))
+    if out is None:
+        raise ValueError(f"out is not set: the index of {source} needs a local folder")
+    root = source.rstrip("/")
+    tars = _listed(root, remote.storage_options)
+    if not tars:
+        raise ValueError(f"{source} lists no .tar: give the address of a folder of WebDataset tars")
+    fetched = partial(_fetched, root, out / PARTS_NAME, remote)
+    return _prepared(
+        index_listed(tars, fetched, out, root=root, workers=workers, checksums=checksums, stamps=None, told=told)
+    )
+
+
+def _prepared(found: Indexed) -> Prepared:
+    return Prepared(found.rows, found.shards, {IMAGE_USED: found.rows}, found.skipped, found.first_skipped)
+
+
+def _listed(root: str, storage_options: Mapping[str, Any]) -> list[Tar]:
+    from fsspec.core import url_to_fs
+
+    system, path = url_to_fs(root, **storage_options)
+    try:
+        found = system.ls(f"{path}/", detail=True)
+    except OSError as error:
+        raise ValueError(f"{root} cannot be listed ({error}): see the address, and storage_options") from error
+    return sorted(_tar(entry) for entry in found if str(entry["name"]).endswith(".tar"))
+
+
+def _tar(entry: Mapping[str, Any]) -> Tar:
+    marks = [str(entry[mark]) for mark in _MARKS if entry.get(mark)]
+    return Tar(str(entry["name"]).rpartition("/")[2], entry.get("size"), " ".join(marks))
+
+
+@contextmanager
+def _fetched(root: str, folder: Path, remote: Remote, tar: Tar) -> Iterator[Path]:
+    with TemporaryDirectory(dir=folder, prefix=f"{tar.name}.") as place:
+        path = Path(place) / tar.name
+        fetch(f"{root}/{tar.name}", path, size=tar.size, sha256=None, **remote._asdict())
+        yield path
