@@ -1,5 +1,6 @@
 """Weights of other people as the start of a run, and as what to draw with."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ BRIEF = [
     *("model.num_heads=4", "steps=1", "log_every=1", "validate_every=0", "sample_every=0", "snapshot_every=1"),
     *("checkpoint_every=1", "data.validation_samples=0"),
 ]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 LICENCE = "CC-BY-NC-4.0"
 
 
@@ -116,6 +118,25 @@ def test_the_same_weights_draw_the_same_picture_from_a_pth_a_snapshot_of_it_and_
     official = drawn(str(tmp_path / "a.pth"), **encoders)
     assert not np.array_equal(official, picture)
     assert np.array_equal(drawn(str(tmp_path / "a.safetensors"), **encoders), official)
+
+
+def test_the_python_of_docs_weights_md_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shapes = foreign.pixart_shapes(dim=1152, depth=1, side=32, text_dim=64)
+    torch.save(foreign.fill(shapes, std=0.02), "PixArt-XL-2-512x512.pth")
+    write(read("PixArt-XL-2-512x512.pth"), "step_00100000.safetensors", to="snapshot")
+    write(read("PixArt-XL-2-512x512.pth"), "folder", to="diffusers")
+    run(2, tmp_path / "anything")
+    printed = (DOCS / "weights.md").read_text(encoding="utf-8").replace("DeepFloyd/t5-v1_1-xxl", "shapes-t5")
+    names: dict[str, Any] = {name: None for name in ("objective", "text_encoder", "autoencoder")}
+    names |= {"x_t": torch.randn(1, 4, 8, 8), "t": torch.tensor([9]), "tokens": torch.randn(1, 3, 64), "mask": None}
+    for block in re.findall(r"```python\n(.*?)```", printed, re.DOTALL):
+        exec(block, names)
+    assert names["eps_and_variance"].shape == (1, 8, 8, 8)
+    assert len(names["rows"]) == len(names["weights"].tensors) + 2
+    (picture,) = names["pictures"]
+    assert picture.shape == (*names["sizes"][0], 3)
+    assert picture.dtype == np.uint8
 
 
 def test_foreign_weights_ask_for_each_of_their_2_encoders(autoencoder: str, tmp_path: Path) -> None:
