@@ -43,6 +43,15 @@ def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
     return Conditioning(**joined)
 
 
+class Fault(NamedTuple):
+    """A sample that could not be used, and where in training another took its place."""
+
+    k: int  # global batch
+    position: int  # in it
+    key: str
+    reason: str
+
+
 class Batch(NamedTuple):
     """One micro-batch of one bucket: everything random about it was drawn by the loader (see ``pixart.data``)."""
 
@@ -50,14 +59,16 @@ class Batch(NamedTuple):
     u: Tensor  # (N,) float64 in [0, 1), made into a timestep by the objective
     keys: tuple[str, ...]  # N names of samples
     images: Tensor | None = None  # (N, 3, height, width) float32 in [-1, 1]; or
-    moments: Tensor | None = None  # (N, 2C, H, W) float32 mean and std of the autoencoder's posterior, stored
+    moments: Tensor | None = None  # (N, 2C, H, W) float16 mean and std of the autoencoder's posterior, stored
     posterior_noise: Tensor | None = None  # (N, C, H, W) float32, None for a deterministic autoencoder
     token_ids: Tensor | None = None  # (N, L) int64, padded with 0; or
-    states: Tensor | None = None  # (N, L, D) text states, stored
+    states: Tensor | None = None  # (N, L, D) text states, stored: bfloat16, or int8 with
+    state_scales: Tensor | None = None  # (N, L, 1) float32, what each token's states are to be multiplied by
     mask: Tensor | None = None  # (N, L) bool, True = real token
     label: Tensor | None = None  # (N,) int64
     size: Tensor | None = None  # (N, 2) float32
     aspect_ratio: Tensor | None = None  # (N, 1) float32
+    faults: tuple[Fault, ...] = ()  # the samples that others stand in for
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on ``device``; keys stay where they are."""

@@ -1,7 +1,8 @@
 """Runs a list of training runs, each on one or several forked processes: imports are paid once.
 
 ``python ranks.py`` reads from standard input a JSON list of {"world_size", "overrides", "kill_at": step or null}. A run
-with ``kill_at`` is ended with SIGKILL, all ranks at once, as soon as its log passes that step.
+with ``kill_at`` is ended with SIGKILL, all ranks at once, as soon as its log passes that step. What each rank read is
+in <run_dir>/keys_<rank>.jsonl: one line a micro-batch, with the global batch, the first position in it and the keys.
 """
 
 import json
@@ -11,20 +12,39 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from miniature import Silent, composed
 
-from pixart.build.training import run_training
+from pixart.batch import Batch
+from pixart.build import training
 from pixart.config import Config, parse
+from pixart.data.loading import Step
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def told(read: Callable[..., Iterator[Step]], file: Path) -> Callable[..., Iterator[Step]]:
+    """``read_batches`` that writes down the keys of what is read from it."""
+
+    def noted(step: Step) -> Iterator[Batch]:
+        for cut, batch in zip(step.cuts, step.batches, strict=True):
+            with file.open("a") as lines:
+                lines.write(json.dumps({"k": step.k, "start": cut.start, "keys": batch.keys}) + "\n")
+            yield batch
+
+    def reading(*arguments: object) -> Iterator[Step]:
+        for step in read(*arguments):
+            yield step._replace(batches=noted(step))
+
+    return reading
 
 
 def fork_rank(config: Config, rank: int, world_size: int, port: int) -> int:
@@ -37,7 +57,8 @@ def fork_rank(config: Config, rank: int, world_size: int, port: int) -> int:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             values = (rank, rank, world_size, world_size, "127.0.0.1", port)
             os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
-        run_training(config, lambda _: Silent())
+        training.read_batches = told(training.read_batches, Path(config.run_dir or "") / f"keys_{rank}.jsonl")
+        training.run_training(config, lambda _: Silent())
         code = 0
     except Exception:  # noqa: BLE001  the parent reads the code, a person the traceback
         traceback.print_exc()

@@ -49,7 +49,7 @@ def sources(config: Config) -> tuple[Source, NDArray[np.int64], Source, NDArray[
     return training, np.arange(len(training)), validation, np.arange(held)
 
 
-def examples(config: Config, source: Source, plan: Plan | Once, encoder: TextEncoder | None, latents: LatentSpace,
+def examples(config: Config, source: Source, plan: Any, encoder: TextEncoder | None, latents: LatentSpace,
              *, training: bool) -> Examples:  # fmt: skip
     """The examples of a plan; held-out ones keep their captions and labels, and are never mirrored."""
     section = config.data
@@ -91,6 +91,7 @@ class RunData:
             streams=1,
             window=1,
         )
+        self.fingerprint, self.quarantine = self.plan.fingerprint, None
         self.training = examples(config, source, self.plan, encoder, latents, training=True)
         self.once: Once | None = None
         if len(held_rows):

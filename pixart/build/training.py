@@ -25,6 +25,7 @@ from pixart.sampling.pipeline import Pipeline
 from pixart.training.checkpoint import Checkpoints, write_atomically
 from pixart.training.ema import Ema
 from pixart.training.evaluation import Pictures
+from pixart.training.faults import Faults
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
 from pixart.training.launch import make_accelerator
@@ -108,6 +109,7 @@ def _assemble(
         pace=Pace(config.steps, config.peak_lr, config.optimizer.warmup_steps, config.optimizer.clip_norm),
         guard=Guard(accelerator.device),
         averages=Averages(accelerator),
+        faults=Faults(accelerator, directory.path / "bad_samples.jsonl", max_share=config.data.max_bad_share),
     )
     upkeep = Upkeep(
         directory=directory,
@@ -123,7 +125,8 @@ def _assemble(
         ),
         display=display,
         identity=_identity(config, bare, encoder, latents, _inherited_licence(directory, start)),
-        fingerprint=data.plan.fingerprint,
+        fingerprint=data.fingerprint,
+        quarantine=data.quarantine,
         pictures=_pictures(config, learner, encoder, latents),
         held_out=data.held_out(accelerator),
         on_nonfinite=config.on_nonfinite,

@@ -15,6 +15,7 @@ from pixart.data.buckets import Bucket
 from pixart.data.plan import PlannedBatch
 from pixart.data.randomness import Use, generator, uniforms
 from pixart.data.source import Sample, Source
+from pixart.data.substitutes import Read, read_or_substitute
 from pixart.data.transforms import fit, normalised
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
@@ -30,6 +31,9 @@ class Batches(Protocol):
 
     def global_batch(self, k: int) -> int:
         """How many they are."""
+
+    def substitute(self, k: int, position: int, attempt: int) -> int:
+        """Another row for a position of global batch ``k``, of the same bucket; ``attempt`` counts from 1."""
 
 
 class Cut(NamedTuple):
@@ -113,12 +117,12 @@ class Examples(Dataset[Batch]):
     def __getitem__(self, cut: Cut) -> Batch:
         """The micro-batch of N = stop - start examples, all of one bucket."""
         planned = self.plan.batch(cut.k)
-        rows = planned.rows[cut.start : cut.stop]
         positions = range(cut.start, cut.stop)
-        samples = [self._source.read(int(row)) for row in rows]
+        read = [self._read(planned, position) for position in positions]
+        samples = [one.sample for one in read]
         u = uniforms(self._seed, cut.k, len(planned.rows), self._stratified)[cut.start : cut.stop]
         token_ids, mask = self._text(samples, cut)
-        size, aspect_ratio = self._sizes(rows, planned.bucket)
+        size, aspect_ratio = self._sizes(np.array([one.row for one in read]), planned.bucket)
         return Batch(
             noise=self._normal(cut, planned.bucket, "noise"),
             u=torch.from_numpy(u.copy()),
@@ -132,6 +136,13 @@ class Examples(Dataset[Batch]):
             label=self._labels(samples, cut),
             size=size,
             aspect_ratio=aspect_ratio,
+            faults=tuple(fault for one in read for fault in one.faults),
+        )
+
+    def _read(self, planned: PlannedBatch, position: int) -> Read:
+        row = int(planned.rows[position])
+        return read_or_substitute(
+            self._source.read, row, lambda *where: self.plan.substitute(*where), k=planned.k, position=position
         )
 
     def _image(self, sample: Sample, k: int, position: int, bucket: Bucket) -> Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -89,3 +89,14 @@ class Mixture:
                     f"{other.stamps} and {first.stamps}): extract both with the same encoders, or use images in both"
                 )
         return first.stamps
+
+
+def shared_out(total: int, weights: Sequence[float | None], sizes: Sequence[int]) -> list[int]:
+    """``total`` as one whole number for each part, in proportion to ``weights``, or to ``sizes`` where they are None.
+
+    Each is off by less than one, and they sum to ``total``.
+    """
+    shares = np.array([size if weight is None else weight for weight, size in zip(weights, sizes, strict=True)], float)
+    bounds = np.floor(np.cumsum([0.0, *shares / shares.sum()]) * total + 0.5).astype(int)
+    bounds[-1] = total  # the shares' sum may be off in its last digit
+    return [int(count) for count in np.diff(bounds)]

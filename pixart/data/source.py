@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pixart.data.features import Features
+
 
 class BadSample(ValueError):
     """One sample cannot be used: its bytes are not those that were indexed, or are no image.
@@ -28,7 +30,7 @@ class Sample(NamedTuple):
     image: NDArray[np.uint8] | None  # (H, W, 3) RGB; None where only features are stored
     captions: tuple[str, ...]  # the preferred one first; empty where the source has labels only
     label: int | None  # class index, None where the source has captions only
-    features: bytes | memoryview | None = None  # as ``pixart.data.features`` packs them
+    features: Features | None = None  # what the encoders made of it; views of bytes that are not to be written to
 
 
 class Source(Protocol):

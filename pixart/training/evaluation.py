@@ -32,6 +32,7 @@ def validate(learner: Learner, batches: Callable[[], Iterator[Batch]]) -> dict[s
     averages.expect("validation_loss", "validation_mse", *(f"validation_mse_{i}" for i in range(TIME_BINS)))
     with learner.ema.weights(learner.bare) as model:
         for batch in batches():
+            learner.faults.note(learner.progress.step, batch.faults)
             _observe(learner, model, batch, averages)
     return averages.flush()
 

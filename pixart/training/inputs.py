@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pixart.batch import Batch, Conditioning
+from pixart.data.features import dequantised
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 
@@ -37,13 +38,15 @@ class Inputs:
 
     def _latents(self, batch: Batch) -> Tensor:
         if batch.moments is not None:
-            return self.autoencoder.draw(batch.moments, batch.posterior_noise)
+            return self.autoencoder.draw(batch.moments.float(), batch.posterior_noise)
         assert batch.images is not None, "a batch holds images or moments"
         return self.autoencoder.encode(batch.images, batch.posterior_noise)
 
     def _states(self, batch: Batch) -> Tensor | None:
-        if batch.states is not None or batch.token_ids is None:
-            return batch.states
+        if batch.states is not None:
+            return dequantised(batch.states, batch.state_scales)
+        if batch.token_ids is None:
+            return None
         assert self.text_encoder is not None, "token ids need a text encoder"
         assert batch.mask is not None, "token ids come with their mask"
         return self.text_encoder.encode(batch.token_ids, batch.mask)

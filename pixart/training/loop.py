@@ -13,6 +13,7 @@ from pixart.batch import Batch
 from pixart.data.loading import Step
 from pixart.diffusion.objective import Objective
 from pixart.training.ema import Ema
+from pixart.training.faults import Faults
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
 from pixart.training.optim import learning_rate, set_learning_rate, skip_if
@@ -56,6 +57,7 @@ class Learner:
     pace: Pace
     guard: Guard
     averages: Averages
+    faults: Faults
     progress: Progress = field(default_factory=Progress)
     data_wait: float = 0.0  # seconds spent waiting for the reader since the last log step
 
@@ -80,6 +82,7 @@ def learn(learner: Learner, step: Step) -> None:
         learner.optimizer, learning_rate(progress.step, peak=pace.peak_lr, warmup_steps=pace.warmup_steps)
     )
     for batch, is_last in _with_last(_waited(learner, step.batches)):
+        learner.faults.note(progress.step + 1, batch.faults)
         # Gradients travel once a step: with the last micro-batch.
         with nullcontext() if is_last else accelerator.no_sync(learner.model):
             # DDP takes the mean over ranks, and the sum is wanted.

@@ -71,9 +71,9 @@ class MetricsFile:
         kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
         write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
-    def write(self, values: dict[str, Any]) -> None:
+    def write(self, *entries: dict[str, Any]) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write("".join(json.dumps(values) + "\n" for values in entries))
 
 
 def _step_of(line: str) -> float:

@@ -45,7 +45,8 @@ class Upkeep:
 
     Args:
         identity: what stands in each snapshot: ``model_config``, ``run_config``, ``stamps``, ``null_caption``.
-        fingerprint: of the plan; a resume over other data is refused.
+        fingerprint: of the data and their plan; a resume over others is refused.
+        quarantine: what is left out of the data, in words; None for nothing.
         held_out: this rank's batches of the validation set, None for none.
     """
 
@@ -57,6 +58,7 @@ class Upkeep:
     display: Display
     identity: dict[str, Any]
     fingerprint: str
+    quarantine: str | None
     pictures: Pictures | None
     held_out: Callable[[], Iterator[Batch]] | None
     on_nonfinite: Literal["stop", "skip"]
@@ -73,15 +75,12 @@ class Upkeep:
         if state is None:
             self._cut_back(learner, -1)
             return False
-        if state["plan"] != self.fingerprint:
-            raise ValueError(
-                f"the data of {self.directory.path} have changed since its checkpoint was written: "
-                "put them back as they were, or set another run_dir"
-            )
+        self._refuse_other_data(state)
         learner.bare.load_state_dict(state["model"])
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.ema.load_state_dict(state["ema"])
         learner.averages.restore(state["averages"])
+        learner.faults.load_state_dict(state["faults"])
         learner.progress = Progress(**state["progress"])
         if learner.accelerator.scaler is not None and state["scaler"] is not None:
             learner.accelerator.scaler.load_state_dict(state["scaler"])
@@ -89,9 +88,24 @@ class Upkeep:
         self._cut_back(learner, learner.progress.step)
         return True
 
+    def _refuse_other_data(self, state: dict[str, Any]) -> None:
+        was = state.get("quarantine")  # an older version of this project wrote none
+        if state["plan"] != self.fingerprint and was != self.quarantine:
+            raise ValueError(
+                f"{self.directory.path} was made under {was or 'no quarantine'}, and data.quarantine is now "
+                f"{self.quarantine or 'null'}: go on under the earlier one, or start a new run from its weights "
+                f"(init_from={self.directory.path} run_dir=…)"
+            )
+        if state["plan"] != self.fingerprint:
+            raise ValueError(
+                f"the data of {self.directory.path} have changed since its checkpoint was written: "
+                "put them back as they were, or set another run_dir"
+            )
+
     def _cut_back(self, learner: Learner, step: int) -> None:
         if learner.accelerator.is_main_process:
             self.metrics.cut_back(step)
+            learner.faults.file.cut_back(step)
         self.window = (time.perf_counter(), learner.progress.samples_seen)
 
     def __call__(self, learner: Learner) -> bool:
@@ -128,6 +142,7 @@ class Upkeep:
         learner.accelerator.log(values, step=progress.step)
 
     def _log(self, learner: Learner) -> None:
+        learner.faults.gather(learner.progress.samples_seen)
         values = learner.averages.flush()
         skipped, first_bad_k = learner.guard.found()
         if skipped:
@@ -141,6 +156,7 @@ class Upkeep:
             "images_per_second": samples / seconds,
             "data_wait": learner.data_wait / seconds,
             "memory": _peak_memory(learner.accelerator.device),
+            **learner.faults.window(seen),
         }
         learner.data_wait = 0.0
         self._record(learner, values)
@@ -175,6 +191,7 @@ class Upkeep:
 
     def _checkpoint(self, learner: Learner) -> None:
         averages = learner.averages.gathered()
+        learner.faults.gather(learner.progress.samples_seen)
         scaler = learner.accelerator.scaler
         if learner.accelerator.is_main_process:
             self.checkpoints.save(
@@ -185,8 +202,10 @@ class Upkeep:
                     "optimizer": learner.optimizer.state_dict(),
                     "ema": learner.ema.state_dict(),
                     "averages": averages,
+                    "faults": learner.faults.state_dict(),
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "plan": self.fingerprint,
+                    "quarantine": self.quarantine,
                 },
             )
         learner.accelerator.wait_for_everyone()

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixart.batch import Batch
+from pixart.batch import Batch, Fault
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Cut, Examples, cuts
 from pixart.data.plan import Part, Plan
+from pixart.data.source import BadSample
 
 BUCKETS = [Bucket(16, 16), Bucket(16, 24)]
 
@@ -214,3 +215,29 @@ def test_a_source_without_captions_or_labels_is_refused_where_they_are_needed(
 def test_a_bucket_that_the_autoencoder_cannot_divide_is_refused(make: Callable[..., Examples]):
     with pytest.raises(ValueError, match="bucket 16x16 is not a multiple of 32 pixels"):
         make(latent_stride=32)
+
+
+def test_a_bad_sample_is_replaced_by_the_plans_substitute_and_told_whatever_the_cut(
+    make: Callable[..., Examples], numbered: type, monkeypatch: pytest.MonkeyPatch
+):
+    examples = make(flip=True)
+    planned = examples.plan.batch(7)
+    bad = int(planned.rows[4])
+    plain, whole = numbered.read, examples[Cut(7, 0, 10)]
+    stand_in = next(row for row in range(40) if row not in planned.rows and row % 2 == bad % 2)
+
+    def read(self, row: int):
+        if row == bad:
+            raise BadSample(self.key(row), "its bytes have changed")
+        return plain(self, row)
+
+    monkeypatch.setattr(numbered, "read", read)
+    monkeypatch.setattr(examples.plan, "substitute", lambda _k, _position, _attempt: stand_in, raising=False)
+    batch = examples[Cut(7, 0, 10)]
+    replaced = [position for position in range(10) if planned.rows[position] == bad]
+    assert batch.faults == tuple(Fault(7, position, f"{bad:04d}", "its bytes have changed") for position in replaced)
+    assert [i for i in range(10) if batch.keys[i] != whole.keys[i]] == replaced
+    assert {batch.keys[i] for i in replaced} == {f"{stand_in:04d}"}
+    assert torch.equal(batch.noise, whole.noise)  # the place keeps its noise and its time
+    assert torch.equal(batch.u, whole.u)
+    assert_equal(joined([examples[Cut(7, 0, 5)], examples[Cut(7, 5, 10)]]), batch)

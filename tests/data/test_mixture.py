@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pixart.data.mixture import Mixture
+from pixart.data.mixture import Mixture, shared_out
 from pixart.data.source import BadSample
 
 
@@ -96,3 +98,20 @@ def test_the_fingerprint_knows_the_parts_their_names_and_their_order(parts: dict
     assert Mixture({"pictures": parts["photos"], "art": parts["art"]}).fingerprint != same
     parts["art"].fingerprint = "changed"
     assert Mixture(parts).fingerprint != same
+
+
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9),
+)
+@settings(max_examples=60, deadline=None)
+def test_shares_sum_to_the_total_and_each_is_off_by_less_than_1(total: int, weights: list[float]):
+    counts = shared_out(total, weights, [0] * len(weights))
+    assert sum(counts) == total
+    assert all(abs(n - total * w / sum(weights)) <= 1 + 1e-6 for n, w in zip(counts, weights, strict=True))
+
+
+def test_without_weights_the_sizes_decide():
+    assert shared_out(8, [None, None, None], [100, 50, 50]) == [4, 2, 2]
+    assert shared_out(8, [1.0, 1.0], [100, 1]) == [4, 4]
+    assert shared_out(0, [None], [7]) == [0]
