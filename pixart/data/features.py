@@ -5,6 +5,7 @@ the autoencoder's posterior, unscaled; and for each caption i ``states.i`` (L, D
 with ``scales.i`` (L,) float32, or bfloat16. Letters as in ``pixart.batch``.
 """
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -84,6 +85,19 @@ def unpack(buffer: bytes | memoryview) -> Features:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the features cannot be read ({type(error).__name__}: {error})") from error
     return Features(tensors.get("moments"), states, scales)
+
+
+def null_states(stamps: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """What a dropped caption becomes: states (L, D) of the empty one and their scales (L,), None for bfloat16.
+
+    They travel in the stamps of the index (see ``pixart.data.stamps``). Raises ``ValueError`` where no text was
+    extracted.
+    """
+    stored = stamps["null_caption"]
+    if stored is None:
+        raise ValueError("the stored features hold no text states: extract them with a text encoder, or use images")
+    features = unpack(base64.b64decode(stored))
+    return features.states[0], features.scales[0] if features.scales else None
 
 
 def _views(buffer: bytes | memoryview) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixart.data.buckets import Bucket, Distance
-from pixart.data.features import Features, StatesDtype, pack, unpack
+from pixart.data.features import StatesDtype, pack
 
 STAMPS_VERSION = 1
 
@@ -38,14 +38,6 @@ def make_stamps(
         "null_caption": None if packed is None else base64.b64encode(packed).decode(),
         **about,
     }
-
-
-def null_caption(stamps: Mapping[str, Any]) -> Features:
-    """The empty caption as a sample's features without moments; ``ValueError`` where no text was extracted."""
-    stored = stamps["null_caption"]
-    if stored is None:
-        raise ValueError("the stored features hold no text states: extract them with a text encoder, or use images")
-    return unpack(base64.b64decode(stored))
 
 
 def refuse_foreign(
