@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pixart.data.remote import FailedAttempt, Stopped, Stream, check_protocol, without_query
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts, doubled from one to the next
+_FLUSH = 30.0  # seconds that a disk may take until it has all
 
 
 class Fetched(NamedTuple):
@@ -95,6 +96,12 @@ def transfer(
         f"{name} could not be fetched in {retries + 1} attempts (the last: {reason}): see that it can be reached, or "
         f"raise timeout or retries"
     )
+
+
+def longest_silence(timeout: float, retries: int) -> float:
+    """The most seconds for which a transfer that goes on may write nothing."""
+    pauses = sum(min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt) for attempt in range(retries))
+    return (retries + 1) * timeout + pauses + _FLUSH
 
 
 def _is_expected(fetched: Fetched, size: int | None, sha256: str | None) -> bool:
