@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pixart.data.index_table import aside, digests_of
 
 _FORMAT = "pixart-quarantine"
+_BITS = 20
+_PIECE = 2**20  # rows looked at together
 
 
 class Quarantine(NamedTuple):
@@ -68,11 +70,24 @@ def rows_left(digests: NDArray[np.uint64], keys: Any, quarantine: Quarantine) ->
     of the quarantine as are not found are unknown to it.
     """
     left = np.ones(len(digests), dtype=np.bool_)
-    suspects = np.flatnonzero(np.isin(digests, digests_of(quarantine.keys)))
+    suspects = _matches(digests, digests_of(quarantine.keys))
     # Two keys may share a digest: the few rows that match are looked at.
     found = keys.take(suspects).to_pylist()
     left[suspects] = [key not in quarantine.keys for key in found]
     return left
+
+
+def _matches(digests: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Which of ``digests`` (n,) are ``wanted``, ascending; a table of their first bits spares sorting all n."""
+    shift = np.uint64(64 - _BITS)
+    table = np.zeros(1 << _BITS, dtype=np.bool_)
+    table[wanted >> shift] = True
+    pieces = [
+        start + np.flatnonzero(table[digests[start : start + _PIECE] >> shift])
+        for start in range(0, len(digests), _PIECE)
+    ]
+    rows = np.concatenate([np.empty(0, dtype=np.int64), *pieces])
+    return rows[np.isin(digests[rows], wanted)]
 
 
 def _fingerprint(keys: Mapping[str, str]) -> str:

@@ -26,6 +26,12 @@ def test_exactly_the_rows_of_its_keys_are_left_out_and_unknown_keys_leave_out_no
     assert left(dict.fromkeys(KEYS, "all")) == list(range(1000))
 
 
+def test_the_rows_may_be_looked_at_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch):
+    for piece in (1, 7, 1000):
+        monkeypatch.setattr("pixart.data.quarantine._PIECE", piece)
+        assert left({KEYS[0]: "", KEYS[6]: "", KEYS[7]: "", KEYS[999]: ""}) == [0, 6, 7, 999]
+
+
 def test_a_key_that_shares_its_digest_with_another_stays():
     digests = digests_of(KEYS)
     digests[5] = digests[3]
