@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +12,16 @@ from torch.utils.data import Dataset
 
 from pixart.batch import Batch
 from pixart.data.buckets import Bucket
+from pixart.data.cuts import Cut, cuts
+from pixart.data.features import null_states
 from pixart.data.plan import PlannedBatch
 from pixart.data.randomness import Use, generator, uniforms
 from pixart.data.source import Sample, Source
+from pixart.data.stored import caption_count, moments_of, padded_ids, states_of
 from pixart.data.substitutes import Read, read_or_substitute
 from pixart.data.transforms import fit, normalised
+
+__all__ = ["Batches", "Cut", "Examples", "Tokenize", "cuts"]
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
 
@@ -34,32 +39,6 @@ class Batches(Protocol):
 
     def substitute(self, k: int, position: int, attempt: int) -> int:
         """Another row for a position of global batch ``k``, of the same bucket; ``attempt`` counts from 1."""
-
-
-class Cut(NamedTuple):
-    """Positions ``start`` .. ``stop`` - 1 of global batch ``k``: one micro-batch."""
-
-    k: int
-    start: int
-    stop: int
-
-
-def cuts(global_batch: int, *, micro_batch: int, world_size: int, rank: int, k: int) -> list[Cut]:
-    """The micro-batches of ``rank``: equally many on every rank, at most ``micro_batch`` positions each, none empty.
-
-    The global batch is cut into the fewest pieces, a multiple of ``world_size``, that are small enough; their sizes
-    differ by at most one. Rank r takes the r-th run of them, so all ranks together take every position once.
-    Raises ``ValueError`` where there are fewer positions than pieces.
-    """
-    per_rank = -(-global_batch // (micro_batch * world_size))
-    pieces = per_rank * world_size
-    if pieces > global_batch:
-        raise ValueError(
-            f"global_batch={global_batch} cannot be shared by {world_size} processes in equally many micro-batches of "
-            f"1 to {micro_batch}: make it a multiple of the number of processes, or raise micro_batch"
-        )
-    mine = range(rank * per_rank, (rank + 1) * per_rank)
-    return [Cut(k, i * global_batch // pieces, (i + 1) * global_batch // pieces) for i in mine]
 
 
 class Examples(Dataset[Batch]):
@@ -95,13 +74,20 @@ class Examples(Dataset[Batch]):
         autoencoder's as well. ``tokenize`` None means no text; token ids are padded to ``max_tokens``, a fixed length,
         so that a micro-batch never depends on its neighbours. A dropped caption becomes the empty one. ``null_label``
         None means no labels. ``aspect_ratio`` is height / width of the bucket, or its two-decimal key as in the
-        official code. Raises ``ValueError`` for a bucket whose sides are not multiples of ``latent_stride``.
+        official code. Where the source holds features, moments take the place of images and text states that of token
+        ids. Raises ``ValueError`` for a bucket whose sides are not multiples of ``latent_stride``, and for a flip of
+        stored moments.
         """
         for bucket in plan.buckets:
             if bucket.height % latent_stride or bucket.width % latent_stride:
                 raise ValueError(f"bucket {bucket.height}x{bucket.width} is not a multiple of {latent_stride} pixels")
         if _needs_resizing(source, plan.buckets):
             import_module("torchvision.transforms.v2")  # seconds: once here, not in each worker that is forked later
+        stamps = source.stamps or {}
+        self._stored_moments = stamps.get("autoencoder") is not None
+        self._null_states = null_states(stamps) if stamps.get("text_encoder") is not None else None
+        if flip and self._stored_moments:
+            raise ValueError("data.flip=true mirrors images, and these data hold moments in their place: set it false")
         self._source = source
         self.plan = plan
         self._seed = seed
@@ -121,22 +107,18 @@ class Examples(Dataset[Batch]):
         read = [self._read(planned, position) for position in positions]
         samples = [one.sample for one in read]
         u = uniforms(self._seed, cut.k, len(planned.rows), self._stratified)[cut.start : cut.stop]
-        token_ids, mask = self._text(samples, cut)
         size, aspect_ratio = self._sizes(np.array([one.row for one in read]), planned.bucket)
         return Batch(
             noise=self._normal(cut, planned.bucket, "noise"),
             u=torch.from_numpy(u.copy()),
             keys=tuple(sample.key for sample in samples),
-            images=torch.stack(
-                [self._image(s, cut.k, p, planned.bucket) for s, p in zip(samples, positions, strict=True)]
-            ),
             posterior_noise=self._normal(cut, planned.bucket, "posterior") if self._posterior_noise else None,
-            token_ids=token_ids,
-            mask=mask,
             label=self._labels(samples, cut),
             size=size,
             aspect_ratio=aspect_ratio,
             faults=tuple(fault for one in read for fault in one.faults),
+            **self._pictures(samples, cut, planned.bucket),
+            **self._text(samples, cut),
         )
 
     def _read(self, planned: PlannedBatch, position: int) -> Read:
@@ -145,17 +127,28 @@ class Examples(Dataset[Batch]):
             self._source.read, row, lambda *where: self.plan.substitute(*where), k=planned.k, position=position
         )
 
+    def _pictures(self, samples: list[Sample], cut: Cut, bucket: Bucket) -> dict[str, Tensor]:
+        """Images (N, 3, height, width), or moments (N, 2C, H, W) where these are stored."""
+        if self._stored_moments:
+            return {"moments": moments_of(samples, shape=(2 * self._channels, *self._latent_size(bucket)))}
+        images = [self._image(sample, cut.k, p, bucket) for p, sample in enumerate(samples, start=cut.start)]
+        return {"images": torch.stack(images)}
+
     def _image(self, sample: Sample, k: int, position: int, bucket: Bucket) -> Tensor:
         """(3, height, width) float32 in [-1, 1]."""
-        assert sample.image is not None, "features are not read yet"
+        if sample.image is None:
+            raise ValueError(f"{sample.key} has no image, nor moments in its place: prepare or extract the data anew")
         pixels = fit(sample.image, bucket)
         if self._flip and generator(self._seed, k, position, "flip").random() < 0.5:
             pixels = pixels.flip(-1)
         return normalised(pixels)
 
+    def _latent_size(self, bucket: Bucket) -> tuple[int, int]:
+        return bucket.height // self._stride, bucket.width // self._stride
+
     def _normal(self, cut: Cut, bucket: Bucket, use: Use) -> Tensor:
         """Standard normal numbers (N, C, H, W) float32."""
-        shape = (self._channels, bucket.height // self._stride, bucket.width // self._stride)
+        shape = (self._channels, *self._latent_size(bucket))
         drawn = [
             generator(self._seed, cut.k, p, use).standard_normal(shape, dtype=np.float32)
             for p in range(cut.start, cut.stop)
@@ -165,28 +158,27 @@ class Examples(Dataset[Batch]):
     def _dropped(self, k: int, position: int, share: float) -> bool:
         return share > 0 and generator(self._seed, k, position, "drop").random() < share
 
-    def _text(self, samples: list[Sample], cut: Cut) -> tuple[Tensor | None, Tensor | None]:
-        """Token ids (N, L) int64 padded with 0, and their mask (N, L)."""
+    def _text(self, samples: list[Sample], cut: Cut) -> dict[str, Tensor | None]:
+        """Text states, or token ids (N, L) int64 padded with 0, and their mask (N, L)."""
         if self._tokenize is None:
-            return None, None
-        captions = [self._caption(s, cut.k, p) for p, s in enumerate(samples, start=cut.start)]
-        ids = np.zeros((len(samples), self._max_tokens), dtype=np.int64)
-        mask = np.zeros(ids.shape, dtype=bool)
-        for i, tokens in enumerate(self._tokenize(captions)):
-            if len(tokens) > self._max_tokens:
-                raise ValueError(f"{samples[i].key}: {len(tokens)} tokens where max_tokens is {self._max_tokens}")
-            ids[i, : len(tokens)] = tokens
-            mask[i, : len(tokens)] = True
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+            return {}
+        stored = self._null_states is not None
+        choices = [self._choice(s, cut.k, p, stored=stored) for p, s in enumerate(samples, start=cut.start)]
+        if self._null_states is not None:
+            states, scales, mask = states_of(samples, choices, null=self._null_states, max_tokens=self._max_tokens)
+            return {"states": states, "state_scales": scales, "mask": mask}
+        captions = ["" if c is None else s.captions[c] for s, c in zip(samples, choices, strict=True)]
+        ids, mask = padded_ids(self._tokenize(captions), [s.key for s in samples], max_tokens=self._max_tokens)
+        return {"token_ids": ids, "mask": mask}
 
-    def _caption(self, sample: Sample, k: int, position: int) -> str:
-        if not sample.captions:
-            raise ValueError(f"{sample.key} has no caption: this data set is for training on labels (stage 1)")
+    def _choice(self, sample: Sample, k: int, position: int, *, stored: bool) -> int | None:
+        """Which of its captions a sample is shown with; None where it is dropped."""
+        count = caption_count(sample, stored=stored)
         if self._dropped(k, position, self._caption_drop):
-            return ""
-        if self._caption_choice == "first" or len(sample.captions) == 1:
-            return sample.captions[0]
-        return sample.captions[int(generator(self._seed, k, position, "caption").integers(len(sample.captions)))]
+            return None
+        if self._caption_choice == "first" or count == 1:
+            return 0
+        return int(generator(self._seed, k, position, "caption").integers(count))
 
     def _labels(self, samples: list[Sample], cut: Cut) -> Tensor | None:
         """Class indices (N,) int64, the null label where one was dropped."""
