@@ -140,7 +140,7 @@ def _mapped(path: Path | None, count: int) -> _Kept | None:
         return None
     try:
         words = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     if words.shape != (count + _SHA256_WORDS,) or words.dtype != np.int64:
         return None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pixart.data.buckets import Bucket, assign, batch_sizes, buckets_for, official_bins, official_buckets
+from pixart.data.buckets import Bucket, assign, batch_sizes, buckets_for, official_bins, official_buckets, settled
 
 KEYS = [
     0.25,
@@ -120,3 +120,26 @@ def test_constant_tokens_give_a_bucket_of_half_the_area_twice_the_batch():
     buckets = [Bucket(64, 64), Bucket(32, 64)]
     assert batch_sizes(buckets, global_batch=6, constant_tokens=True) == (6, 12)
     assert batch_sizes(buckets, global_batch=6, constant_tokens=False) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("policy", "counts", "target"),
+    [
+        ("repeat", [1, 0, 9], [0, 1, 2]),
+        ("refuse", [6, 0, 9], [0, 1, 2]),  # an empty bucket is no small one
+        ("merge", [1, 9, 9], [1, 1, 2]),
+        ("merge", [9, 1, 3], [0, 2, 2]),  # to the nearest ratio, and on from there while it is too small
+        ("merge", [2, 2, 2], [1, 1, 1]),
+    ],
+)
+def test_small_buckets_go_where_their_policy_says(policy: str, counts: list[int], target: list[int]):
+    buckets = [Bucket(32, 64), Bucket(60, 64), Bucket(64, 64)]
+    settled_to = settled(np.array(counts), buckets=buckets, sizes=[4, 4, 4], small_buckets=policy)
+    assert settled_to.tolist() == target
+
+
+@pytest.mark.parametrize(("policy", "counts"), [("refuse", [3, 9]), ("merge", [3, 0])])
+def test_a_bucket_that_stays_small_stops_the_run_with_the_mend(policy: str, counts: list[int]):
+    buckets = [Bucket(32, 64), Bucket(64, 64)]
+    with pytest.raises(ValueError, match="bucket 32x64 has 3 samples, fewer than its global batch of 4: choose"):
+        settled(np.array(counts), buckets=buckets, sizes=[4, 4], small_buckets=policy)

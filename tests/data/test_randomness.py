@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixart.data.randomness import RANDOMNESS_VERSION, generator, mixed, permuted, uniforms
+from pixart.data.randomness import RANDOMNESS_VERSION, another, generator, mixed, permuted, uniforms
 
 
 def test_a_generator_depends_on_each_of_its_four_words_and_on_nothing_else():
@@ -70,3 +70,28 @@ def test_neighbours_of_a_large_permutation_land_anywhere():
     parts = np.bincount(image * 20 // count, minlength=20)
     assert abs(parts - 1000).max() < 150
     assert abs(np.corrcoef(image[1:], image[:-1])[0, 1]) < 0.03
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**45), st.integers(0, 2**64 - 1)), min_size=1, max_size=20), st.data())
+@settings(max_examples=30, deadline=None)
+def test_each_of_many_permutations_read_at_once_is_what_it_is_on_its_own(
+    pairs: list[tuple[int, int]], data: st.DataObject
+):
+    index = np.array([data.draw(st.integers(0, count - 1)) for count, _ in pairs])
+    counts, keys = np.array([count for count, _ in pairs]), np.concatenate([mixed(key) for _, key in pairs])
+    alone = [int(permuted(index[i : i + 1], int(counts[i]), keys[i : i + 1])[0]) for i in range(len(pairs))]
+    assert permuted(index, counts, keys).tolist() == alone
+    assert (np.array(alone) < counts).all()
+
+
+@given(st.integers(2, 60), st.data())
+@settings(max_examples=20, deadline=None)
+def test_another_finds_each_other_number_once_and_then_begins_anew(count: int, data: st.DataObject):
+    index = data.draw(st.integers(0, count - 1))
+    found = [another(index, count, attempt, mixed(4)) for attempt in range(1, 2 * count - 1)]
+    assert sorted(found[: count - 1]) == [number for number in range(count) if number != index]
+    assert found[: count - 1] == found[count - 1 :]
+
+
+def test_the_only_number_there_is_has_no_other():
+    assert another(0, 1, 5, mixed(4)) == 0
