@@ -14,6 +14,7 @@ from pixart.diffusion.objective import Objective
 from pixart.encoders.autoencoder import LatentSpace, load_autoencoder
 from pixart.encoders.text import TextEncoder, load_text_encoder
 from pixart.formats import Weights, read, released
+from pixart.formats.pipeline_folder import scheduler_beside
 from pixart.formats.reading import build
 from pixart.sampling.grid import make_grid
 from pixart.sampling.pipeline import Pipeline
@@ -139,7 +140,9 @@ def _as_released(
     sizes = buckets_for(resolution, "aspect_ratio" if several else "square")
     learned = config["out_channels"] == 2 * config["in_channels"]
     path = Gaussian(**{**released.OBJECTIVE, "learned_variance": learned})
-    return _Around(path, encoder, latents, sizes, "bucket", Habits(*released.HABITS))
+    distilled = scheduler_beside(found.pipeline) == "LCMScheduler"
+    habits = Habits(*(released.DISTILLED_HABITS if distilled else released.HABITS))
+    return _Around(path, encoder, latents, sizes, "bucket", habits)
 
 
 def _with_sources(config: Remembered, text_source: str | None, autoencoder_source: str | None) -> Remembered:

@@ -19,6 +19,7 @@ from pixart.formats.table import Row
 from pixart.formats.weights import Weights, objective_of
 
 PIPELINE = "PixArtAlphaPipeline"
+SCHEDULER = "scheduler/scheduler_config.json"
 INDEX_FILES = ("*.safetensors.index.json",)  # beside what the loaders of encoders ask for
 
 
@@ -48,7 +49,7 @@ def write_beside(
     }
     for name, (source, patterns) in parts.items():
         _place(folder / name, source, patterns, link=link)
-    scheduler = _write_scheduler(folder / "scheduler", weights)
+    scheduler = _keep_scheduler(folder / "scheduler", weights) or _write_scheduler(folder / "scheduler", weights)
     _write_index(folder, scheduler)
     how = "linked from" if link else "copied from"
     rows = [Row(name, "copied", f"{how} {source}") for name, (source, _) in parts.items()]
@@ -105,6 +106,21 @@ def _place(target: Path, source: Path, patterns: Sequence[str], *, link: bool) -
             os.symlink(file.resolve(), target / file.name)
         else:
             shutil.copyfile(file, target / file.name)
+
+
+def scheduler_beside(pipeline: Path | None) -> str | None:
+    """The class of the scheduler in a pipeline folder, where there is one."""
+    file = None if pipeline is None else pipeline / SCHEDULER
+    return str(read_object(file).get("_class_name")) if file is not None and file.is_file() else None
+
+
+def _keep_scheduler(folder: Path, weights: Weights) -> str | None:
+    """That of the pipeline that the weights lay in: distilled weights draw with no other."""
+    name = scheduler_beside(weights.pipeline)
+    if name is not None and weights.pipeline is not None:
+        folder.mkdir()
+        shutil.copyfile(weights.pipeline / SCHEDULER, folder / Path(SCHEDULER).name)
+    return name
 
 
 def _write_scheduler(folder: Path, weights: Weights) -> str:

@@ -11,6 +11,7 @@ INTERPOLATION = {32: 1.0, 64: 1.0, 128: 2.0}  # by input size: PixArt-alpha at 2
 CAPTION_TOKENS = 120
 STRIDE = 8  # pixels a latent cell: Stable Diffusion's autoencoder
 HABITS = ("dpm_solver", 20, 4.5)  # scheduler, steps and guidance scale of the official sampler's defaults
+DISTILLED_HABITS = ("lcm", 4, 1.0)  # the same for PixArt-LCM
 OBJECTIVE: dict[str, Any] = {  # what the released PixArt and DiT models predict
     "num_timesteps": 1000,
     "schedule": "linear",

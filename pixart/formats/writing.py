@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pixart.formats import released
 from pixart.formats.aside import folder_aside, written_aside
-from pixart.formats.diffusers_folder import write_diffusers
+from pixart.formats.diffusers_folder import diffusers_config, write_diffusers
 from pixart.formats.official import Y_EMBEDDING, to_official
 from pixart.formats.pipeline_folder import write_beside
 from pixart.formats.positions import POS_EMBED
@@ -52,12 +52,13 @@ def write(
     if to == "diffusers":
         with folder_aside(path) as folder:
             return write_diffusers(folder, weights)
+    diffusers_config(weights.model_config)  # what can be refused at once should not wait for files to be copied
     with folder_aside(path) as folder:
-        (folder / "transformer").mkdir()
-        rows = write_diffusers(folder / "transformer", weights)
-        return rows + write_beside(
+        beside = write_beside(
             folder, weights, text_encoder=text_encoder, autoencoder=autoencoder, link=encoders == "link"
         )
+        (folder / "transformer").mkdir()
+        return write_diffusers(folder / "transformer", weights) + beside
 
 
 def _refuse_what_only_snapshots_say(weights: Weights, to: Format) -> None:

@@ -9,6 +9,7 @@ from miniature import composed
 from omegaconf import OmegaConf
 
 from pixart.config import Config, SampleConfig, parse
+from pixart.data.buckets import official_bins, official_buckets
 from pixart.door import CONFIGS
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "fidelity.md"
@@ -18,6 +19,23 @@ ROWS = [
     if line.startswith("|")
 ]
 OPTIONS = sorted({option for row in ROWS for option in re.findall(r"`((?:sample|train)\.py [^`]+)`", row[-1])})
+
+
+TRAINED = """
+    512x2048 512x1984 512x1920 512x1856 576x1792 576x1728 576x1664 640x1600 640x1536 704x1472 704x1408 704x1344
+    768x1344 768x1280 832x1216 832x1152 896x1152 896x1088 960x1088 960x1024 1024x1024 1024x960 1088x960 1088x896
+    1152x896 1152x832 1216x832 1280x768 1344x768 1408x704 1472x704 1536x640 1600x640 1664x576 1728x576 1792x576
+    1856x512 1920x512 1984x512 2048x512
+"""  # height x width at 1024, as the official code lists them
+UNDRAWN = "512x1984 512x1920 1664x576 1792x576 1856x512 1920x512 1984x512"  # in training only
+
+
+def test_the_40_training_sizes_and_the_33_that_are_drawn_are_the_official_ones() -> None:
+    trained = [tuple(map(int, size.split("x"))) for size in TRAINED.split()]
+    drawn = [size for size in trained if "x".join(map(str, size)) not in UNDRAWN.split()]
+    assert [tuple(bucket) for bucket in official_buckets(1024)] == trained
+    assert [tuple(bucket) for bucket in official_bins(1024)] == drawn
+    assert (len(trained), len(drawn)) == (40, 33)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

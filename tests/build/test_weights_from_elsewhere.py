@@ -120,6 +120,31 @@ def test_the_same_weights_draw_the_same_picture_from_a_pth_a_snapshot_of_it_and_
     assert np.array_equal(drawn(str(tmp_path / "a.safetensors"), **encoders), official)
 
 
+def test_a_pipeline_with_an_lcm_scheduler_draws_in_4_steps_without_guidance_and_keeps_it(
+    autoencoder: str, tmp_path: Path
+) -> None:
+    from diffusers import LCMScheduler
+
+    torch.save(
+        foreign.fill(foreign.pixart_shapes(dim=1152, depth=1, side=4, text_dim=64), std=0.02), tmp_path / "a.pth"
+    )
+    encoders = {"text_encoder": "shapes-t5", "autoencoder": autoencoder}
+    write(read(tmp_path / "a.pth"), tmp_path / "a", to="diffusers-pipeline", **encoders)
+    opened = open_weights(str(tmp_path / "a"), precision="fp32", text_source=None, autoencoder_source=None)
+    assert opened.habits == ("dpm_solver", 20, 4.5)
+    LCMScheduler(timestep_scaling=9.0).save_pretrained(tmp_path / "a" / "scheduler")
+    write(read(tmp_path / "a"), tmp_path / "b", to="diffusers-pipeline")
+    assert '"timestep_scaling": 9.0' in (tmp_path / "b" / "scheduler" / "scheduler_config.json").read_text()
+    assert "LCMScheduler" in (tmp_path / "b" / "model_index.json").read_text()
+    opened = open_weights(str(tmp_path / "b"), precision="fp32", text_source=None, autoencoder_source=None)
+    assert opened.habits == ("lcm", 4, 1.0)
+    (picture,) = opened.pipeline(
+        prompts=["a red circle"], seeds=[0], sizes=[opened.sizes[0]], guidance_channels="all", batch_size=1,
+        **opened.habits._asdict(),
+    )  # fmt: skip
+    assert picture.std() > 1
+
+
 def test_the_python_of_docs_weights_md_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shapes = foreign.pixart_shapes(dim=1152, depth=1, side=32, text_dim=64)
