@@ -1,0 +1,85 @@
+"""The plan of a large data set, opened and asked for batches in a process of its own, whose memory is its alone."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pixart.data.buckets import official_buckets
+from pixart.data.plan import Part, Plan
+
+_RESOLUTION = 1024  # of the table of 40 buckets
+_ASKED = 64  # batches, after the first
+_COLUMNS = ("heights", "widths", "shards")
+
+
+class Probe(NamedTuple):
+    """What a fresh process measured."""
+
+    open_seconds: float
+    first_ms: float  # the first batch: what it needs is made for it
+    batch_ms: float  # median of those that follow
+    peak_mib: float  # of the whole process, all it imports and the columns it maps included
+
+
+def write_columns(folder: Path, *, samples: int, shards: int, seed: int) -> None:
+    """Sizes of ``samples`` images in ``shards`` files over all 40 buckets, most near the square one."""
+    folder.mkdir(parents=True)
+    buckets = np.array(official_buckets(_RESOLUTION))
+    rng = np.random.default_rng(seed)
+    share = np.exp(-3 * np.abs(np.log(buckets[:, 0] / buckets[:, 1])))
+    chosen = buckets[rng.choice(len(buckets), samples, p=share / share.sum())]  # (samples, 2)
+    sizes = chosen + rng.integers(0, 8, chosen.shape)
+    np.save(folder / "heights.npy", sizes[:, 0].astype(np.int32))
+    np.save(folder / "widths.npy", sizes[:, 1].astype(np.int32))
+    np.save(folder / "shards.npy", (np.arange(samples) * shards // samples).astype(np.int32))
+
+
+def probe(folder: Path, *, global_batch: int, k: int, order_cache: Path | None) -> Probe:
+    """Open the plan of ``folder`` in a fresh process, and take batches from the ``k``-th on."""
+    cache = "" if order_cache is None else str(order_cache)
+    arguments = json.dumps({"folder": str(folder), "global_batch": global_batch, "k": k, "order_cache": cache})
+    command = [sys.executable, "-m", "pixart.benchmark.planning", arguments]
+    root = Path(__file__).resolve().parents[2]
+    finished = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return Probe(**json.loads(finished.stdout.splitlines()[-1]))
+
+
+def _measured(folder: str, global_batch: int, k: int, order_cache: str) -> Probe:
+    columns: dict[str, Any] = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+    began = time.perf_counter()
+    plan = Plan(
+        [Part(**columns)],
+        buckets=official_buckets(_RESOLUTION),
+        global_batch=global_batch,
+        seed=0,
+        small_buckets="merge",
+        distance="linear",
+        streams=64,
+        window=16,
+        order_cache=Path(order_cache) if order_cache else None,
+    )
+    opened = time.perf_counter() - began
+    first, *others = (_milliseconds(plan, k + i) for i in range(1 + _ASKED))
+    return Probe(opened, first, float(np.median(others)), _peak())
+
+
+def _milliseconds(plan: Plan, k: int) -> float:
+    began = time.perf_counter()
+    plan.batch(k)
+    return 1000 * (time.perf_counter() - began)
+
+
+def _peak() -> float:
+    """The most memory this process ever held, in MiB, by the kernel's own mark; that of ``resource`` is inherited."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return float("nan") if found is None else int(found[1]) / 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_measured(**json.loads(sys.argv[1]))._asdict()))

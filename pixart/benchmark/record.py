@@ -1,0 +1,120 @@
+"""What was measured, on which machine, with what: as JSON, and as a table for people."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from pixart.benchmark.timing import Spread
+from pixart.formats.aside import written_aside
+from pixart.training.run_directory import environment
+
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "pillow", "pyarrow", "safetensors", "webdataset"),
+    *("diffusers", "transformers", "accelerate", "xformers"),
+)
+
+
+class Figure(NamedTuple):
+    """One measured quantity."""
+
+    suite: str
+    name: str
+    value: float
+    unit: str
+    low: float | None = None  # lower quartile of many rounds
+    high: float | None = None  # upper quartile
+    target: str | None = None  # as ">= 10"
+
+    @classmethod
+    def spread(cls, suite: str, name: str, spread: Spread, unit: str, target: str | None = None) -> "Figure":
+        """A figure from the quartiles of many rounds."""
+        return cls(suite, name, spread.median, unit, spread.low, spread.high, target)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; None where there is none."""
+        if self.target is None:
+            return None
+        relation, bound = self.target.split()
+        return self.value >= float(bound) if relation == ">=" else self.value <= float(bound)
+
+
+def record(figures: Iterable[Figure], settings: dict[str, Any]) -> dict[str, Any]:
+    """The figures with all that is needed to measure them again."""
+    return {
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": environment(world_size=1, device=torch.device("cpu"))["commit"],
+        "machine": machine(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "settings": settings,
+        "figures": [{**figure._asdict(), "met": figure.met} for figure in figures],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory, graphics cards, and how busy the machine is with other things."""
+    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "devices": cards,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def write_record(path: Path, values: dict[str, Any]) -> None:
+    """Write ``values`` to ``path`` as JSON, whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def as_markdown(values: dict[str, Any]) -> str:
+    """A record as text: what ran where, and a table of its figures."""
+    about = values["machine"]
+    where = ", ".join([about["processor"], f"{about['cores']} cores", *about["devices"]])
+    versions = ", ".join(f"{name} {found}" for name, found in values["packages"].items())
+    lines = [f"    {values['command']}", "", f"{where}; Python {about['python']}, {versions}.", ""]
+    rows = [[f["name"], _shown(f), f["unit"], _verdict(f)] for f in values["figures"]]
+    table = [["", "median (quartiles)", "unit", "target"], ["---", "--:", "---", "---"], *rows]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
+
+
+def _shown(figure: dict[str, Any]) -> str:
+    numbers: Sequence[float] = [figure[name] for name in ("value", "low", "high") if figure[name] is not None]
+    value, *quartiles = (f"{number:.3g}" if abs(number) < 100 else f"{number:,.0f}" for number in numbers)
+    return f"{value} ({' to '.join(quartiles)})" if quartiles else value
+
+
+def _verdict(figure: dict[str, Any]) -> str:
+    if figure["target"] is None:
+        return ""
+    return f"{figure['target']}: {'met' if figure['met'] else 'missed'}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown processor"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
