@@ -18,6 +18,8 @@ _EXTENSIONS = {
     "cls": "cls",
     "features.safetensors": "features",
 }
+_EXIF = (b"Exif", b"eXIf", b"VP8X")  # how it begins, or may, in JPEG, PNG and WebP
+_BEGINNING = 4096  # bytes; further on all bytes occur by chance
 _SMALL = ("text", "json", "cls")  # read in every case
 _LARGEST = 2**31  # numbers are kept in 32 bits
 
@@ -110,10 +112,11 @@ def _described(sample: _Members, stream: TarStream, checksums: bool) -> Describe
         return key, f"its .txt, .json or .cls cannot be read ({error})"
     if not captions and label == NO_LABEL and "features" not in spans:
         return key, "neither caption nor label"
-    size = _stated_size(about)
+    image = contents.get("image", b"")
+    size = None if _may_be_turned(image) else _stated_size(about)
     if size is None and "image" not in spans:
         return key, "its .json does not say the height and width of its image"
-    size = size or _measured_size(contents.get("image") or stream.again(spans["image"]))
+    size = size or _measured_size(image or stream.again(spans["image"]))
     if size is None:
         return key, "its image cannot be read"
     used = {member: spans[member] for member in MEMBERS if member in spans}
@@ -138,6 +141,11 @@ def _stated_size(about: dict[str, Any]) -> tuple[int, int] | None:
     if type(height) is not int or type(width) is not int or not 0 < min(height, width) <= max(height, width) < _LARGEST:
         return None
     return height, width
+
+
+def _may_be_turned(image: bytes) -> bool:
+    """Whether metadata may turn it, which those who state a size have not always looked at (of img2dataset's tars)."""
+    return any(word in image[:_BEGINNING] for word in _EXIF)
 
 
 def _measured_size(data: bytes) -> tuple[int, int] | None:

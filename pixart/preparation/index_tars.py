@@ -11,6 +11,7 @@ from pixart.data.fetch import fetch
 from pixart.data.index_table import Tar
 from pixart.data.indexing import PARTS_NAME, Indexed, Told, build_index
 from pixart.data.indexing import index_tars as index_listed
+from pixart.data.remote import check_protocol
 from pixart.preparation.prepare import IMAGE_USED, Prepared
 
 _MARKS = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")  # as kinds of storage tell them
@@ -50,13 +51,17 @@ def _prepared(found: Indexed) -> Prepared:
 
 
 def _listed(root: str, storage_options: Mapping[str, Any]) -> list[Tar]:
+    from aiohttp import ClientError
+    from botocore.exceptions import BotoCoreError
     from fsspec.core import url_to_fs
 
+    check_protocol(root)
     system, path = url_to_fs(root, **storage_options)
     try:
         found = system.ls(f"{path}/", detail=True)
-    except OSError as error:
-        raise ValueError(f"{root} cannot be listed ({error}): see the address, and storage_options") from error
+    except (OSError, ClientError, BotoCoreError) as error:
+        said = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(f"{root} cannot be listed ({said}): see the address, and storage_options") from error
     return sorted(_tar(entry) for entry in found if str(entry["name"]).endswith(".tar"))
 
 

@@ -35,6 +35,13 @@ def tars(tmp_path: Path) -> Path:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """A file or a list of the files, or the fault that was asked for."""
+        if "answer=500" in self.path:
+            self.send_error(500)
+        elif "answer=drop" not in self.path:
+            super().do_GET()
+
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
@@ -85,6 +92,11 @@ def test_wrong_addresses_are_refused_in_one_sentence(tars: Path, url: str, tmp_p
         with pytest.raises(ValueError, match="cannot be listed") as error:
             index(source, tmp_path / "out")
         assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="cannot be read: Protocol not known"):
+        index("zx://a/b", tmp_path / "out")
+    for answer in ("500", "drop"):
+        with pytest.raises(ValueError, match="cannot be listed"):
+            index(f"{url}/?answer={answer}", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"lists no \.tar"):
         index(f"file://{tmp_path}/empty", tmp_path / "out")
