@@ -96,11 +96,12 @@ def assign(
     ``buckets``, which may come in any order.
     """
     _check_distinct(buckets)
-    ratios = np.array([bucket.key if distance == "linear" else np.log(bucket.ratio) for bucket in buckets])
+    ratios = np.array([bucket.key if distance == "linear" else bucket.ratio for bucket in buckets])
     order = np.argsort(ratios, kind="stable")
-    borders = (ratios[order][1:] + ratios[order][:-1]) / 2
-    measured = heights / widths
-    return order[np.searchsorted(borders, np.log(measured) if distance == "log" else measured)]
+    below, above = ratios[order][:-1], ratios[order][1:]
+    # Half-way in the logarithm is the geometric mean, which rounds alike on every machine.
+    borders = (below + above) / 2 if distance == "linear" else np.sqrt(below * above)
+    return order[np.searchsorted(borders, heights / widths)]
 
 
 def settled(
@@ -125,11 +126,16 @@ def settled(
                 f"bucket {height}x{width} has {left[smallest]} samples, fewer than its global batch of "
                 f"{sizes[smallest]}: choose a smaller global_batch or small_buckets=repeat"
             )
-        nearest = min(others, key=lambda i: abs(np.log(buckets[i].ratio / buckets[smallest].ratio)))
+        nearest = min(others, key=lambda i: _apart(buckets[i], buckets[smallest]))
         left[nearest] += left[smallest]
         left[smallest] = 0
         target[target == smallest] = nearest
     return target
+
+
+def _apart(one: Bucket, other: Bucket) -> float:
+    """How many times the ratio of one is that of the other, at least 1."""
+    return max(one.ratio / other.ratio, other.ratio / one.ratio)
 
 
 def _check_distinct(buckets: Sequence[Bucket]) -> None:

@@ -9,6 +9,7 @@ be in it twice. Whose turn it is, what each part gives and which rows these are,
 import hashlib
 import json
 from collections.abc import Sequence
+from math import fsum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ class Plan:
         self._merged = self._counts.sum(axis=0) - before[self._used]
         self._sizes = np.array(sizes, dtype=np.int64)[self._used]
         self._names = np.array([b.height << 32 | b.width for b in buckets], dtype=np.uint64)[self._used]
-        self._weights = self._pressures @ self._counts / self._sizes  # (u,) in proportion to the turns
+        self._weights = (self._pressures[:, None] * self._counts).sum(axis=0) / self._sizes  # (u,) as turns are
         self._turns = Turns(self._weights, names=self._names, seed=seed)
         self.buckets: tuple[Bucket, ...] = tuple(buckets[int(i)] for i in self._used)
         self.seed = seed
@@ -193,7 +194,7 @@ def _pressures(parts: Sequence[Part]) -> NDArray[np.float64]:
     if not (np.isfinite(weights).all() and (weights > 0).all()):
         asked = [part.weight for part in parts]
         raise ValueError(f"the weights of a mixture are all positive numbers, or all left out, but they are {asked}")
-    return weights / weights.sum() * counts.sum() / counts
+    return weights / fsum(weights) * counts.sum() / counts
 
 
 def _assigned(part: Part, *, buckets: Sequence[Bucket], distance: Distance) -> NDArray[np.uint16]:

@@ -1,5 +1,7 @@
 """Whose turn it is: the bucket of step k, and what each part of a mixture gives to it, in closed form."""
 
+from math import fsum
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,7 @@ class Turns:
     def __init__(self, weights: NDArray[np.float64], *, names: NDArray[np.uint64], seed: int):
         """``weights`` (m,) positive; ``names`` (m,) distinct numbers of the buckets."""
         self._weights = weights
+        self._sum = fsum(weights)  # rounded alike on every machine
         self._keys = mixed(seed, _TURNS, names)
 
     def at(self, k: int) -> tuple[int, int]:
@@ -39,8 +42,8 @@ class Turns:
         At time s a bucket has had floor(w s) or one visit more, so all m together between W s - m and W s + m.
         """
         weights, spread = self._weights, len(self._weights) + 2
-        first = np.floor(weights * (max(0, k - spread) / weights.sum())).astype(np.int64)
-        last = np.floor(weights * ((k + spread) / weights.sum())).astype(np.int64) + 2
+        first = np.floor(weights * (max(0, k - spread) / self._sum)).astype(np.int64)
+        last = np.floor(weights * ((k + spread) / self._sum)).astype(np.int64) + 2
         lengths = last - first
         places = np.repeat(np.arange(len(weights)), lengths)
         visits = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths - first, lengths)
@@ -58,7 +61,7 @@ class Shares:
 
     def __init__(self, rates: NDArray[np.float64], *, size: int):
         """``rates`` (D,) positive, in any unit; ``size`` is the global batch. Every part gives at least 1 / PERIOD."""
-        ideal = rates / rates.sum() * (size * PERIOD)
+        ideal = rates / fsum(rates) * (size * PERIOD)
         self.per_period = np.maximum(1, np.floor(ideal)).astype(np.int64)  # (D,)
         self.per_period[np.argmax(ideal)] += size * PERIOD - self.per_period.sum()  # less than D of some thousands
         assert self.per_period.min() > 0
