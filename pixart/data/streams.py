@@ -7,7 +7,6 @@ other, however many ranks there are. Within its range a stream visits the shards
 a window of a few shards at a time, and shuffles each window. All of it is closed form: nothing is replayed.
 """
 
-from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +61,7 @@ class Streams:
     def __init__(self, *, streams: int, window: int, seed: int):
         """``streams`` fixed sub-streams, each of which shuffles at most ``window`` pieces of shards together."""
         self._streams, self._window, self._seed = streams, window, seed
-        self._passes: OrderedDict[tuple[int, int], Pass] = OrderedDict()
+        self._passes: dict[tuple[int, int], Pass] = {}  # the last read last
 
     def drawn(self, group: Group, visit: int) -> Drawn:
         """What visit ``visit`` takes from ``group``."""
@@ -83,12 +82,15 @@ class Streams:
 
     def _pass(self, group: Group, number: int) -> "Pass":
         key = (group.start, number)
-        if key not in self._passes:
-            self._passes[key] = Pass(group, number, streams=self._streams, window=self._window, seed=self._seed)
-            while len(self._passes) > 1 and sum(map(len, self._passes.values())) > _PIECES_HELD:
-                self._passes.popitem(last=False)
-        self._passes.move_to_end(key)
-        return self._passes[key]
+        found = self._passes.pop(key, None)  # and in again, as the last to be forgotten
+        if found is None:
+            found = Pass(group, number, streams=self._streams, window=self._window, seed=self._seed)
+        self._passes[key] = found
+        # A thread may plan ahead of this one: each step is one operation on the dictionary, and none expects another.
+        held = list(self._passes.items())
+        while len(held) > 1 and sum(len(one) for _, one in held) > _PIECES_HELD:
+            self._passes.pop(held.pop(0)[0], None)
+        return found
 
 
 def firsts(count: int, streams: int) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Laws of the plan over several parts: even visits, shares of a mixture, ranks of any number, substitutes."""
 
+import pickle
 from collections import Counter
 from itertools import chain
 
@@ -181,3 +182,10 @@ def test_an_empty_part_and_no_stream_and_no_window_are_refused():
     for wrong in ({"streams": 0}, {"window": 0}):
         with pytest.raises(ValueError, match="at least 1"):
             plan_of([Part(*np.full((2, 9), 48))], **wrong)
+
+
+def test_a_plan_that_is_sent_to_a_worker_is_the_same_there():
+    plan = plan_of([Part(*np.full((2, 40), 48), shards=np.repeat(np.arange(4, dtype=np.int32), 10))])
+    plan.batch(3)
+    there = pickle.loads(pickle.dumps(plan))
+    np.testing.assert_array_equal(there.batch(8).rows, plan.batch(8).rows)

@@ -1,5 +1,7 @@
 """Laws of the fixed sub-streams: passes are bijections, ranges of shards stay put, windows bound what is open."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,3 +132,13 @@ def test_passes_that_are_no_longer_read_are_forgotten(monkeypatch):
     fresh = [reader.drawn(group, visit).places.tolist() for visit in range(60)]
     assert 1 <= len(reader._passes) <= 3
     assert [reader.drawn(group, visit).places.tolist() for visit in range(60)] == fresh
+
+
+def test_threads_that_plan_at_the_same_time_find_what_one_finds(monkeypatch):
+    monkeypatch.setattr("pixart.data.streams._PIECES_HELD", 30)
+    group = make_group([3] * 10, size=5)
+    alone, together = (Streams(streams=2, window=2, seed=5) for _ in range(2))
+    expected = [alone.drawn(group, visit).places.tolist() for visit in range(60)] * 4
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda visit: together.drawn(group, visit).places.tolist(), list(range(60)) * 4))
+    assert found == expected
