@@ -1,7 +1,7 @@
 """Captions to text states: a frozen T5 encoder with its tokenizer (paper section 2.2: 120 tokens of a T5-XXL)."""
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +29,36 @@ def pad(token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 class TextEncoder:
     """A frozen T5 encoder: ``encoder(captions)`` gives states and mask.
 
-    ``dtype`` is that of the weights. In float16 transformers keeps the second feed-forward matrix ``wo`` in float32,
-    because T5's activations overflow there; bfloat16 needs no such care. States leave as float32 in any case.
+    ``read`` brings its weights when they are first needed. ``dim`` is the width D of a state, ``dtype`` that of the
+    weights. In float16 transformers keeps the second feed-forward matrix ``wo`` in float32, because T5's activations
+    overflow there; bfloat16 needs no such care. States leave as float32 in any case.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, *, files: Sequence[Path], dtype: torch.dtype):
-        self.model: Any = model.eval().requires_grad_(False)
+    def __init__(
+        self,
+        read: Callable[[], nn.Module],
+        tokenizer: Tokenizer,
+        *,
+        dim: int,
+        files: Sequence[Path],
+        dtype: torch.dtype,
+    ):
+        self._read = read
         self.tokenizer = tokenizer
+        self.dim = dim
         self.files = tuple(files)
         self.dtype = dtype
+        self.device = torch.device("cpu")  # where the weights lie, or will
 
-    @property
-    def dim(self) -> int:
-        """Width D of a state."""
-        return int(self.model.config.d_model)
+    @cached_property
+    def model(self) -> Any:
+        """The T5 itself."""
+        return self._read().eval().requires_grad_(False).to(self.device)
 
     @property
     def max_tokens(self) -> int:
         """The most tokens a caption keeps, end token included."""
         return self.tokenizer.max_tokens
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return next(self.model.parameters()).device
 
     @cached_property
     def fingerprint(self) -> str:
@@ -62,8 +68,10 @@ class TextEncoder:
         )
 
     def to(self, device: torch.device | str) -> "TextEncoder":
-        """Moves the weights; returns itself."""
-        self.model.to(device)
+        """Moves the weights, or says where they will go; returns itself."""
+        self.device = torch.device(device)
+        if "model" in self.__dict__:
+            self.model.to(self.device)
         return self
 
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
@@ -138,12 +146,30 @@ def _read(folder: Path, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def load_text_encoder(source: str, *, max_tokens: int, cleaning: Cleaning, dtype: torch.dtype) -> TextEncoder:
+def _read_dim(folder: Path) -> int:
+    from transformers import T5Config
+
+    with readable(folder, key=KEY, kind="T5 encoder"):
+        return int(T5Config.from_pretrained(folder, local_files_only=True).d_model)
+
+
+def load_text_encoder(
+    source: str, *, max_tokens: int, cleaning: Cleaning, dtype: torch.dtype, defer: bool = False
+) -> TextEncoder:
     """The frozen T5 of ``source``: "shapes-t5" (packaged miniature), a local folder, or a hub name.
 
     A folder holds config.json, safetensors and tokenizer files, or has them in ``text_encoder/`` and ``tokenizer/``.
-    Raises ``ValueError`` naming ``text_encoder.source`` where something is missing or unreadable.
+    With ``defer`` the weights are read when the first caption is encoded, which may be never. Raises ``ValueError``
+    naming ``text_encoder.source`` where something is missing or unreadable.
     """
     weights, tokenizer, files = _files(_folder(source))
-    model = _read(weights, dtype)
-    return TextEncoder(model, Tokenizer(tokenizer, max_tokens=max_tokens, cleaning=cleaning), files=files, dtype=dtype)
+    encoder = TextEncoder(
+        partial(_read, weights, dtype),
+        Tokenizer(tokenizer, max_tokens=max_tokens, cleaning=cleaning),
+        dim=_read_dim(weights),
+        files=files,
+        dtype=dtype,
+    )
+    if not defer:
+        encoder.model  # noqa: B018  read now
+    return encoder

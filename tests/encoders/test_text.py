@@ -150,3 +150,18 @@ def test_the_tokenizer_loads_no_t5_and_gives_the_same_ids_in_another_process(
     assert load_tokenizer(str(random_t5), max_tokens=120, cleaning="basic").tokenize(CAPTIONS) == encoder.tokenize(
         CAPTIONS
     )
+
+
+def test_deferred_weights_are_read_with_the_first_caption_and_then_give_the_same_states(
+    random_t5: Path, tmp_path: Path
+) -> None:
+    now = load_text_encoder(str(random_t5), max_tokens=9, cleaning="none", dtype=torch.float32)
+    later = load_text_encoder(str(random_t5), max_tokens=9, cleaning="none", dtype=torch.float32, defer=True)
+    assert (later.fingerprint, later.dim) == (now.fingerprint, now.dim)
+    assert "model" not in vars(later.to("cpu"))
+    assert torch.equal(later(["a red circle"])[0], now(["a red circle"])[0])
+    broken = Path(copytree(random_t5, tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    never = load_text_encoder(str(broken), max_tokens=9, cleaning="none", dtype=torch.float32, defer=True)
+    with pytest.raises(ValueError, match=r"broken is not a readable T5 encoder"):
+        never(["a red circle"])
