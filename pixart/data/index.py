@@ -5,7 +5,11 @@ programs read; ``index.arrow`` beside it holds the same columns for processes to
 made of the first, and made again where it is missing or another's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +20,12 @@ from numpy.typing import NDArray
 from pixart.data.index_merge import write_map
 from pixart.data.index_table import INDEX_NAME, INDEX_VERSION, MAP_NAME, SCHEMA, Shard, digests_of, noted
 from pixart.data.indexing import Indexed, build_index
+from pixart.data.locks import lock
 
 __all__ = ["INDEX_NAME", "MAP_NAME", "Index", "Indexed", "Shard", "build_index", "digests_of", "read_index"]
+
+_PATIENCE = 600.0  # seconds for another process to make the map, which takes one for each million rows
+_LOOK = 0.05
 
 
 class Index(NamedTuple):
@@ -78,8 +86,15 @@ def _about(path: Path, mend: str) -> dict[str, Any]:
 def _batch(path: Path, mapped: Path, fingerprint: str, mend: str) -> pa.RecordBatch:
     """All rows, of the mapped file, which is made if need be; in memory where its folder cannot be written to."""
     batch = _of_map(mapped, fingerprint)
-    if batch is not None:
-        return batch
+    if batch is None:
+        with _in_turn(path):
+            batch = _of_map(mapped, fingerprint) or _made(path, mapped, fingerprint, mend)
+    if batch is None:
+        raise ValueError(f"{path} was replaced while it was opened: start again when it is complete")
+    return batch
+
+
+def _made(path: Path, mapped: Path, fingerprint: str, mend: str) -> pa.RecordBatch | None:
     try:
         try:
             write_map(path, mapped)
@@ -88,6 +103,17 @@ def _batch(path: Path, mapped: Path, fingerprint: str, mend: str) -> pa.RecordBa
     except (pa.ArrowException, OSError, EOFError) as error:
         raise _damaged(path, mend) from error
     return _of_map(mapped, fingerprint)
+
+
+@contextmanager
+def _in_turn(path: Path) -> Iterator[None]:
+    """Let the processes of a node make one map after another: those that wait find it made."""
+    with path.open("rb") as file:
+        until = monotonic() + _PATIENCE
+        with suppress(OSError):  # of a file system without locks
+            while not lock(file.fileno(), LOCK_EX) and monotonic() < until:
+                sleep(_LOOK)
+        yield
 
 
 def _of_map(path: Path, fingerprint: str) -> pa.RecordBatch | None:

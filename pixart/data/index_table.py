@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ def noted(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """Where to write what is then renamed to ``path``, so that it is never there by half."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = path.with_name(f".{path.name}.{token_hex(8)}")  # other nodes may write there too
     try:
         yield new
         new.replace(path)

@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import tarfile
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pixart.data.index import INDEX_NAME, MAP_NAME, build_index, digests_of, read_index
+from pixart.data.index_merge import write_map
 from pixart.data.shards import Shards
 
 
@@ -93,6 +96,34 @@ def test_the_map_is_made_again_of_the_parquet_where_it_is_missing_cut_or_another
     assert sorted(path.name for path in root.iterdir()) == sorted(
         ["000000.tar", "000001.tar", "000002.tar", INDEX_NAME, MAP_NAME]
     )
+
+
+def test_of_four_that_open_an_index_without_a_map_one_makes_it(root: Path, monkeypatch: pytest.MonkeyPatch):
+    (root / MAP_NAME).unlink()
+    made: list[Path] = []
+
+    def slow(parquet: Path, to: Path) -> None:
+        made.append(to)
+        time.sleep(0.2)
+        write_map(parquet, to)
+
+    monkeypatch.setattr("pixart.data.index.write_map", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read_index, [root] * 4))
+    assert made == [root / MAP_NAME]
+    assert [index.columns["height"].tolist() for index in found] == [[4] * 7] * 4
+
+
+def test_an_index_that_is_replaced_while_it_is_opened_is_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatch):
+    (root / MAP_NAME).unlink()
+
+    def replaced(parquet: Path, to: Path) -> None:
+        build_index(root, stamps={"another": "index"})
+        write_map(parquet, to)
+
+    monkeypatch.setattr("pixart.data.index.write_map", replaced)
+    with pytest.raises(ValueError, match="was replaced while it was opened"):
+        read_index(root)
 
 
 def test_an_index_whose_folder_cannot_be_written_to_is_read_into_memory(root: Path, monkeypatch: pytest.MonkeyPatch):
