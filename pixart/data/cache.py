@@ -44,14 +44,14 @@ class ShardCache:
         self._folder = settings.folder.expanduser() / _PLACE
         self._room = Room(self._folder, settings.limit_bytes)
 
-    def url(self, shard: int) -> str:
+    def name(self, shard: int) -> str:
         """Where a shard comes from."""
         return f"{self._root}/{self._shards[shard].name}"
 
     def path(self, shard: int) -> Path:
         """Where a shard lies when it is here: another place for another content, so that none is mistaken for it."""
         name, size, sha256 = self._shards[shard]
-        digest = hashlib.sha256(f"{self.url(shard)} {size} {sha256}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.name(shard)} {size} {sha256}".encode()).hexdigest()
         return self._folder / f"{digest[:16]}-{name}"
 
     def open(self, shard: int) -> int:
@@ -60,6 +60,10 @@ class ShardCache:
         Raises ``ValueError`` in one sentence where it cannot be fetched, or finds no room.
         """
         return self._open(shard, Event(), None)
+
+    def close(self, descriptor: int) -> None:
+        """Give back what ``open`` gave; the shard may be taken away from now on."""
+        os.close(descriptor)
 
     def bring(self, shard: int, *, spared: frozenset[Path], stop: Event) -> None:
         """See that a shard is here and counts as used, without taking ``spared`` ones away for it.
@@ -146,7 +150,7 @@ class ShardCache:
             self._reserve(descriptor, shard, stop, spared)
             try:
                 with open(descriptor, "r+b", closefd=False) as file:
-                    transfer(self.url(shard), file, size=size, sha256=sha256, timeout=settings.timeout,
+                    transfer(self.name(shard), file, size=size, sha256=sha256, timeout=settings.timeout,
                              retries=settings.retries, storage_options=settings.storage_options, stop=stop)  # fmt: skip
                 return
             except OSError as error:

@@ -1,7 +1,9 @@
 """Laws of the tars and of their index: what is written is read, by offset, and damage is one sentence."""
 
 import io
+import json
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Examples
+from pixart.data.features import pack
 from pixart.data.index import build_index, read_index
 from pixart.data.loading import loader
 from pixart.data.plan import Part, Plan
@@ -25,6 +28,15 @@ def png(row: int, height: int = 4, width: int = 6) -> bytes:
 
 def encoded(row: int, captions: tuple[str, ...] = ("a caption",), label: int | None = None) -> Encoded:
     return Encoded(f"{row:03d}", "png", png(row, height=row + 1), captions, label, {"height": row + 1, "width": 6})
+
+
+def tar(path: Path, members: dict[str, bytes]) -> None:
+    """A tar as other programs write it."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
 
 
 @pytest.fixture
@@ -117,11 +129,11 @@ def test_shards_that_were_read_can_be_pickled_for_another_process(root: Path):
 
 
 def test_no_more_files_are_kept_open_than_allowed(root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pixart.data.shards._OPEN_FILES", 2)
+    monkeypatch.setattr("pixart.data.files._OPEN_FILES", 2)
     shards = Shards(root)
     for row in (0, 3, 6, 0):
         assert shards.read(row).image.shape[0] == row + 1
-    assert len(shards._files) == 2
+    assert len(shards._files._opened) == 2
 
 
 def test_captioned_shards_have_no_labels(tmp_path: Path):
@@ -132,17 +144,28 @@ def test_captioned_shards_have_no_labels(tmp_path: Path):
     assert shards.read(0)[2:] == (("a caption",), None, None)
 
 
-def test_a_tar_truncated_after_it_was_opened_is_one_sentence(root: Path):
-    shards = Shards(root)
-    with (root / "000000.tar").open("r+b") as file:
-        file.truncate(600)
-    with pytest.raises(ValueError, match=r"000000\.tar ends inside 002"):
-        shards.read(2)
+def test_features_are_read_with_or_without_an_image(tmp_path: Path):
+    moments, states = np.ones((8, 2, 3), np.float16), np.eye(4, 5, dtype=np.float32)
+    packed = pack(moments, [states], dtype="int8")
+    about = json.dumps({"height": 16, "width": 24}).encode()
+    tar(tmp_path / "a.tar", {"0.features.safetensors": packed, "0.json": about, "0.txt": b"a",
+                             "1.png": png(1), "1.features.safetensors": packed, "1.txt": b"b"})  # fmt: skip
+    build_index(tmp_path, stamps={"autoencoder": "x"})
+    shards = Shards(tmp_path)
+    assert shards.stamps == {"autoencoder": "x"}
+    assert (shards.heights.tolist(), shards.widths.tolist()) == ([16, 4], [24, 6])
+    assert [shards.read(row).image is None for row in (0, 1)] == [True, False]
+    for row in (0, 1):
+        np.testing.assert_array_equal(shards.read(row).features.moments, moments)
 
 
-def test_an_image_overwritten_in_its_tar_is_named_by_its_key(root: Path):
-    shards = Shards(root)
-    path = root / "000000.tar"
-    path.write_bytes(path.read_bytes().replace(b"\x89PNG", b"junk"))
-    with pytest.raises(ValueError, match="001: the image cannot be decoded"):
-        shards.read(1)
+def test_the_columns_of_a_source_are_those_of_the_index(root: Path):
+    shards, index = Shards(root), read_index(root)
+    assert shards.shards.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert shards.digests.tolist() == index.digests.tolist()
+    assert (shards.fingerprint, shards.stamps) == (index.fingerprint, None)
+    assert shards.keys.to_pylist() == [f"{row:03d}" for row in range(7)]
+
+
+def test_a_pickled_source_opens_its_index_anew_and_carries_0_rows(root: Path):
+    assert len(pickle.dumps(Shards(root))) < 1000
