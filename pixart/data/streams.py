@@ -104,9 +104,9 @@ class Pass:
     def __init__(self, group: Group, number: int, *, streams: int, window: int, seed: int):
         """Pass ``number``; every stream has a range as long as the number of samples it gives during the pass."""
         given, then = (group.by_stream(n * group.count, streams) for n in (number, number + 1))
-        begins = np.cumsum(then - given) - (then - given)  # (S,)
-        self.offsets = begins - given  # (S,) from a stream's count of its samples to the place in the pass
-        stream, shards, places, sizes = _cut(group.pieces(), begins, seed)
+        owned = then - given  # (S,)
+        self.offsets = np.cumsum(owned) - then  # (S,) from a stream's count of its samples to the place in the pass
+        stream, shards, places, sizes = _cut(group.pieces(), owned, seed)
         order = np.lexsort((mixed(seed, _PIECES, number, shards), stream))
         stream, sizes = stream[order], sizes[order]
         self._places = places[order]
@@ -132,15 +132,22 @@ class Pass:
 
 
 def _cut(
-    pieces: Pieces, begins: NDArray[np.int64], seed: int
+    pieces: Pieces, owned: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The pieces in their fixed order, cut where a stream begins: stream, shard, place and size of each."""
+    """The pieces in their fixed order, cut where a stream begins: stream, shard, place and size of each.
+
+    ``owned`` (S,) are the lengths of the streams' ranges, together as long as the pieces.
+    """
     order = np.argsort(mixed(seed, _SHARDS, pieces.shards), kind="stable")
     shards, places, lengths = (column[order] for column in pieces)
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    at = np.sort(np.concatenate([starts, begins[begins < ends[-1]]]))
-    cuts = at[np.diff(at, prepend=-1) > 0]
-    piece = np.searchsorted(starts, cuts, side="right") - 1
-    stream = np.searchsorted(begins, cuts, side="right") - 1  # of streams that begin together only the last has any
+    streams = np.flatnonzero(owned)
+    begins = np.cumsum(owned[streams]) - owned[streams]  # ascending
+    holding = np.searchsorted(ends, begins, side="right")  # the piece in which each begins
+    inside = begins > starts[holding]
+    cut = holding[inside]
+    piece = np.repeat(np.arange(len(starts)), 1 + np.bincount(cut, minlength=len(starts)))
+    cuts = np.insert(starts, cut + 1, begins[inside])
+    stream = np.repeat(streams, np.diff(np.searchsorted(cuts, begins), append=len(cuts)))
     return stream, shards[piece], places[piece] + cuts - starts[piece], np.diff(cuts, append=ends[-1])
