@@ -88,7 +88,7 @@ class Examples(Dataset[Batch]):
         self._null_states = null_states(stamps) if stamps.get("text_encoder") is not None else None
         if flip and self._stored_moments:
             raise ValueError("data.flip=true mirrors images, and these data hold moments in their place: set it false")
-        self._source = source
+        self.source = source
         self.plan = plan
         self._seed = seed
         self._channels, self._stride = latent_channels, latent_stride
@@ -124,7 +124,7 @@ class Examples(Dataset[Batch]):
     def _read(self, planned: PlannedBatch, position: int) -> Read:
         row = int(planned.rows[position])
         return read_or_substitute(
-            self._source.read, row, lambda *where: self.plan.substitute(*where), k=planned.k, position=position
+            self.source.read, row, lambda *where: self.plan.substitute(*where), k=planned.k, position=position
         )
 
     def _pictures(self, samples: list[Sample], cut: Cut, bucket: Bucket) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ class Examples(Dataset[Batch]):
         """Original height and width in pixels (N, 2), and the bucket's aspect ratio (N, 1), float32."""
         if not self._size_conditioning:
             return None, None
-        size = np.stack([self._source.heights[rows], self._source.widths[rows]], axis=1).astype(np.float32)
+        size = np.stack([self.source.heights[rows], self.source.widths[rows]], axis=1).astype(np.float32)
         ratio = bucket.ratio if self._aspect_ratio == "exact" else bucket.key
         return torch.from_numpy(size), torch.full((len(rows), 1), ratio, dtype=torch.float32)
 
