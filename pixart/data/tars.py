@@ -90,7 +90,7 @@ def _samples(stream: TarStream, everything: bool) -> Iterator[_Members]:
         if member in sample.spans:
             continue
         sample.spans[member] = span
-        if member in _SMALL or (everything and member in MEMBERS):
+        if span.size < _LARGEST and (member in _SMALL or (everything and member in MEMBERS)):
             sample.contents[member] = stream.read(span.size)
     if sample.spans:
         yield sample
@@ -100,26 +100,26 @@ def _described(sample: _Members, stream: TarStream, checksums: bool) -> Describe
     key, spans, contents = sample
     if key.rpartition("/")[2] == "":
         return key, "its name begins with a dot"
-    if "image" not in spans and "features" not in spans:
+    used = {member: spans[member] for member in MEMBERS if member in spans and spans[member].size}
+    if "image" not in used and "features" not in used:
         return key, "no image"
-    if any(span.size >= _LARGEST for span in spans.values()):
-        return key, "larger than 2 GiB"
+    if any(span.size >= _LARGEST for span in used.values()):
+        return key, "a member of 2 GiB or more"
     try:
         about = json.loads(contents.get("json") or b"{}")
         captions = captions_of(contents.get("text", b"").decode(), about)
         label = _label(contents.get("cls", b""), about)
-    except (ValueError, AttributeError) as error:
-        return key, f"its .txt, .json or .cls cannot be read ({error})"
-    if not captions and label == NO_LABEL and "features" not in spans:
+    except (ValueError, AttributeError, RecursionError):
+        return key, "its .txt, .json or .cls cannot be read"
+    if not captions and label == NO_LABEL and "features" not in used:
         return key, "neither caption nor label"
     image = contents.get("image", b"")
     size = None if _may_be_turned(image) else _stated_size(about)
-    if size is None and "image" not in spans:
+    if size is None and "image" not in used:
         return key, "its .json does not say the height and width of its image"
-    size = size or _measured_size(image or stream.again(spans["image"]))
+    size = size or _measured_size(image or stream.again(used["image"]))
     if size is None:
         return key, "its image cannot be read"
-    used = {member: spans[member] for member in MEMBERS if member in spans}
     return Described(key, used, *size, captions, label, _checksum(used, contents) if checksums else 0)
 
 

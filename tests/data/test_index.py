@@ -154,6 +154,8 @@ def test_tars_of_img2dataset_are_indexed_in_place_with_every_sample_read_or_name
         "005.png": png(5),
         "006.png": png(6), "006.txt": b"\xff\xfe", "006.json": b"{}",
         "007.png": png(7), "007.txt": b"x", "007.json": b"[1]",
+        "009.png": b"", "009.json": stated,
+        "010.png": png(10), "010.json": b'{"caption": ' + b"[" * 100_000,
         "a/008.seg.png": png(8), "a/008.png": png(8), "a/008.cls": b"4",
         "a/._008.png": b"of a Macintosh", "a/._009.png": b"of a Macintosh",
     })  # fmt: skip
@@ -161,12 +163,18 @@ def test_tars_of_img2dataset_are_indexed_in_place_with_every_sample_read_or_name
     (tmp_path / "00000.parquet").write_bytes(b"of img2dataset")
     found = build_index(tmp_path)
     assert (found.rows, found.shards) == (4, 1)
-    assert sum(found.skipped.values()) == 6
     lines = [line.split("\t") for line in (tmp_path / "index.skipped.tsv").read_text().splitlines()]
     assert [json.loads(name) for _, name in lines] == [
-        *(f"00000.tar: {i:03d}" for i in (3, 4, 5, 6, 7)),
+        *(f"00000.tar: {i:03d}" for i in (3, 4, 5, 6, 7, 9, 10)),
         "00000.tar: a/",
     ]
+    assert found.skipped == {
+        "no image": 2,
+        "its image cannot be read": 1,
+        "neither caption nor label": 1,
+        "its .txt, .json or .cls cannot be read": 3,
+        "its name begins with a dot": 1,
+    }
     assert found.first_skipped["no image"] == "00000.tar: 003"
     shards = Shards(tmp_path)
     assert [shards.key(row) for row in range(4)] == ["000", "001", "002", "a/008"]

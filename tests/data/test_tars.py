@@ -122,6 +122,20 @@ def test_a_size_that_is_none_or_beyond_the_file_is_damage(tmp_path: Path, size: 
         describe_tar(tmp_path / "a.tar", checksums=False)
 
 
+def test_a_member_of_two_gibibytes_is_skipped_and_what_follows_it_is_not(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    large = tarfile.TarInfo("0.jpg")
+    large.size = 2**31
+    small = tarfile.TarInfo("1.txt")
+    small.size = 1
+    with path.open("wb") as file:
+        file.write(large.tobuf())
+        file.seek(large.size, 1)  # takes no room on the disk
+        file.write(small.tobuf() + b"x".ljust(512, b"\0") + bytes(1024))
+    described = describe_tar(path, checksums=False)
+    assert described.skipped == (("0", "a member of 2 GiB or more"), ("1", "no image"))
+
+
 def test_a_pax_record_of_the_wrong_length_is_damage(tmp_path: Path):
     for records in (b"0 path=x\n", b"99 path=x\n", b"path", b"11 size=ab\n"):
         with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
