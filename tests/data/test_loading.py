@@ -1,6 +1,8 @@
 """Laws of the loader: the same steps for any number of workers, errors as they are, nothing left behind."""
 
 import multiprocessing
+import threading
+from time import monotonic, sleep
 
 import pytest
 import torch
@@ -101,3 +103,66 @@ def test_the_loader_leaves_torchs_global_generator_alone(examples: Examples):
     before = torch.get_rng_state()
     next(next(loader(examples, [0], num_workers=0, **LOADING)).batches)
     assert torch.equal(before, torch.get_rng_state())
+
+
+# Fetching ahead.
+
+
+def rows_of(examples: Examples, k: int) -> list[int]:
+    """What rank 1 of 2 reads in step ``k`` of ten."""
+    return examples.plan.batch(k).rows[5:].tolist()
+
+
+def told_until(told: list, rows: list[int]) -> None:
+    """Wait until the source was told of ``rows``, and of nothing since."""
+    until = monotonic() + 5
+    while (not told or told[-1] != rows) and monotonic() < until:
+        sleep(0.005)
+    assert told[-1] == rows
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_source_is_told_3_steps_ahead_what_this_rank_will_read_and_at_the_end_of_nothing(
+    examples: Examples, workers: int, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[list[int]] = []
+    monkeypatch.setattr(examples.source, "fetch_ahead", lambda rows: told.append(rows.tolist()))
+    steps = loader(examples, range(4, 9), num_workers=workers, ahead=3, **LOADING)
+    next(steps)
+    told_until(told, [row for k in (4, 5, 6, 7) for row in rows_of(examples, k)])
+    next(steps)
+    told_until(told, [row for k in (5, 6, 7, 8) for row in rows_of(examples, k)])
+    next(steps)
+    told_until(told, [row for k in (6, 7, 8) for row in rows_of(examples, k)])
+    steps.close()
+    assert told[-1] == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "look ahead"]
+
+
+def test_looking_ahead_changes_no_batch_and_ends_with_the_last_step(examples: Examples):
+    plain = [fields(b) for s in loader(examples, range(4), num_workers=0, **LOADING) for b in s.batches]
+    ahead = [fields(b) for s in loader(examples, range(4), num_workers=0, ahead=2, **LOADING) for b in s.batches]
+    assert plain == ahead
+    assert not [thread for thread in threading.enumerate() if thread.name == "look ahead"]
+
+
+def test_endless_steps_are_looked_ahead_into(examples: Examples, monkeypatch: pytest.MonkeyPatch):
+    told: list[list[int]] = []
+    monkeypatch.setattr(examples.source, "fetch_ahead", lambda rows: told.append(rows.tolist()))
+    steps = loader(examples, range(7, 2**62), num_workers=0, ahead=1, **LOADING)
+    next(steps)
+    told_until(told, rows_of(examples, 7) + rows_of(examples, 8))
+    steps.close()
+
+
+def test_a_source_that_fails_to_look_ahead_is_no_error_until_it_is_read(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    def fails(rows) -> None:
+        if len(rows):
+            raise RuntimeError("no")
+
+    monkeypatch.setattr(examples.source, "fetch_ahead", fails)
+    assert len(list(loader(examples, range(3), num_workers=0, ahead=1, **LOADING))) == 3
