@@ -89,6 +89,7 @@ class Shards:
         self.digests = index.digests  # (n,) uint64
         self.fingerprint, self.stamps = index.fingerprint, index.stamps or None
         self._verify = verify and index.checksums
+        self._doubted: set[int] = set()  # shards that were opened or fetched anew
         self._ahead: Ahead | None = None
         self._files: Files
         if not is_remote(index.root):
@@ -117,8 +118,7 @@ class Shards:
             raise IndexError(row)
         members = self._members(row)
         if self._verify and not self._is_indexed(row, members):
-            self._files.forget(int(self.shards[row]))  # the fault may be in what was cached or is held open
-            members = self._members(row)
+            members = self._members_anew(row)
             if not self._is_indexed(row, members):
                 raise self._bad(row, "its bytes are not those that were indexed")
         try:
@@ -164,6 +164,14 @@ class Shards:
         data = memoryview(read_at(self._files, shard, start, stop - start))
         return {m: data[offset - start : offset - start + size] if size else data[:0]
                 for m, (offset, size) in spans.items()}  # fmt: skip
+
+    def _members_anew(self, row: int) -> dict[str, memoryview]:
+        """The same once more: the fault may be in what was cached, or is held open."""
+        shard = int(self.shards[row])
+        if shard not in self._doubted:  # a shard that holds bad samples is not fetched for each of them
+            self._doubted.add(shard)
+            self._files.forget(shard)
+        return self._members(row)
 
     def _is_indexed(self, row: int, members: dict[str, memoryview]) -> bool:
         checksum = 0
