@@ -22,15 +22,19 @@ def objective(config: Config) -> Objective:
     return Gaussian(**settings) if config.objective.kind == "gaussian" else Flow(**settings)
 
 
-def text_encoder(config: Config | Remembered) -> TextEncoder | None:
-    """The frozen text encoder, None for a class-conditional run."""
+def text_encoder(config: Config | Remembered, *, defer: bool = False) -> TextEncoder | None:
+    """The frozen text encoder, None for a class-conditional run; with ``defer`` its weights are read when needed."""
     from pixart.encoders.text import load_text_encoder
 
     section = config.text_encoder
     if section is None:
         return None
     encoder = load_text_encoder(
-        section.source, max_tokens=section.max_tokens, cleaning=section.cleaning, dtype=DTYPES[section.dtype]
+        section.source,
+        max_tokens=section.max_tokens,
+        cleaning=section.cleaning,
+        dtype=DTYPES[section.dtype],
+        defer=defer,
     )
     if encoder.dim != section.dim:
         raise ValueError(f"text_encoder.dim is {section.dim} and {section.source} gives {encoder.dim}: set it so")

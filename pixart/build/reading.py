@@ -1,55 +1,54 @@
 """What a run reads: its sources, its plan, and the examples of both, trained on and held out."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
-from numpy.typing import NDArray
+from torch import Tensor
 
 from pixart.batch import Batch
+from pixart.build.opening import Opened, planned
 from pixart.config import Config
 from pixart.data.buckets import buckets_for
 from pixart.data.dataset import Examples
 from pixart.data.loading import Step, loader
-from pixart.data.plan import Part, Plan
+from pixart.data.plan import Plan
 from pixart.data.source import Source
-from pixart.data.validation import Once, split_rows
+from pixart.data.stamps import refuse_foreign
+from pixart.data.stored import null_caption
+from pixart.data.validation import Once
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 
 FOREVER = 2**62
 
 
-def sources(config: Config) -> tuple[Source, NDArray[np.int64], Source, NDArray[np.int64]]:
-    """The data to train on and those held out, each as a source and its rows."""
-    section = config.data
-    if section.kind == "shards":
-        from pixart.data.shards import Shards
-
-        assert section.root is not None, "the configuration was validated"
-        shards: Any = Shards(section.root)
-        rows, held_out = split_rows(map(shards.key, range(len(shards))), held_out=section.validation_samples, seed=0)
-        return shards, rows, shards, held_out
-    from pixart.data.shapes import Shapes
-
-    def shapes(split: Any, num_samples: int) -> Shapes:
-        return Shapes(
-            section.view,
-            split,
-            num_samples=num_samples,
-            resolution=config.resolution,
-            sizes=buckets_for(config.resolution, section.buckets),
-            density=section.density,
-            seed=section.seed,
+def refuse_foreign_features(
+    config: Config, data: Opened, plan: Plan, encoder: TextEncoder | None, latents: LatentSpace
+) -> None:
+    """``ValueError`` with the mend where stored features are not those that this run would make."""
+    stamps = data.source.stamps
+    if not stamps:
+        return
+    refuse_foreign(
+        stamps,
+        data.where,
+        autoencoder=latents.fingerprint,
+        text_encoder=None if encoder is None else encoder.fingerprint,
+        buckets=buckets_for(config.resolution, config.data.buckets),
+        distance=config.data.bucket_distance,
+    )
+    merged = [row.bucket for row in plan.report().buckets if row.merged]
+    if merged and stamps["autoencoder"] is not None:
+        raise ValueError(
+            f"buckets smaller than their batch would be merged into {merged[0].height}x{merged[0].width}, and stored "
+            "moments keep their size: set data.small_buckets=repeat, a smaller global_batch, or other buckets"
         )
 
-    held = section.validation_samples
-    training, validation = shapes("train", section.num_samples), shapes("validation", max(1, held))
-    return training, np.arange(len(training)), validation, np.arange(held)
 
-
-def examples(config: Config, source: Source, plan: Any, encoder: TextEncoder | None, latents: LatentSpace,
+def examples(config: Config, source: Source, plan: Plan | Once, encoder: TextEncoder | None, latents: LatentSpace,
              *, training: bool) -> Examples:  # fmt: skip
     """The examples of a plan; held-out ones keep their captions and labels, and are never mirrored."""
     section = config.data
@@ -76,34 +75,32 @@ def examples(config: Config, source: Source, plan: Any, encoder: TextEncoder | N
 class RunData:
     """What the run reads: the plan's examples, and those held out of it."""
 
-    def __init__(self, config: Config, encoder: TextEncoder | None, latents: LatentSpace):
+    def __init__(
+        self, config: Config, data: Opened, encoder: TextEncoder | None, latents: LatentSpace, *, order_cache: Path
+    ):
         self.config = config
-        source, rows, held_source, held_rows = sources(config)
-        buckets = buckets_for(config.resolution, config.data.buckets)
-        distance = config.data.bucket_distance
-        self.plan = Plan(
-            [Part(source.heights[rows], source.widths[rows], rows)],
-            buckets=buckets,
-            global_batch=config.global_batch,
-            seed=config.seed,
-            small_buckets=config.data.small_buckets,
-            distance=distance,
-            streams=1,
-            window=1,
-        )
-        self.fingerprint, self.quarantine = self.plan.fingerprint, None
-        self.training = examples(config, source, self.plan, encoder, latents, training=True)
+        self.plan = planned(config, data, order_cache=order_cache)
+        refuse_foreign_features(config, data, self.plan, encoder, latents)
+        self.training = examples(config, data.source, self.plan, encoder, latents, training=True)
+        self.quarantine = data.quarantine
+        self._stamps = data.source.stamps if data.stored_text else None
+        words = (self.plan.fingerprint, data.source.fingerprint, data.held_source.fingerprint, data.excluded)
+        self.fingerprint = hashlib.sha256(json.dumps(words).encode()).hexdigest()
         self.once: Once | None = None
-        if len(held_rows):
+        if len(data.held_rows):
             self.once = Once(
-                held_source.heights[held_rows],
-                held_source.widths[held_rows],
-                buckets=buckets,
+                data.held_source.heights[data.held_rows],
+                data.held_source.widths[data.held_rows],
+                buckets=buckets_for(config.resolution, config.data.buckets),
                 global_batch=config.micro_batch,
-                distance=distance,
-                rows=held_rows,
+                distance=config.data.bucket_distance,
+                rows=data.held_rows,
             )
-            self.validation = examples(config, held_source, self.once, encoder, latents, training=False)
+            self.validation = examples(config, data.held_source, self.once, encoder, latents, training=False)
+
+    def null_caption(self, encoder: TextEncoder) -> Tensor:
+        """The states (L, D) of the empty caption: those that are stored, or else the text encoder's."""
+        return encoder([""])[0][0] if self._stamps is None else null_caption(self._stamps)
 
     def held_out(self, accelerator: Accelerator) -> Callable[[], Iterator[Batch]] | None:
         """This rank's batches of the validation pass, anew at each call; None where nothing is held out."""

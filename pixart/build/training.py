@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pixart import config as shape
+from pixart.build.opening import opened
 from pixart.build.parts import autoencoder, model, objective, text_encoder
 from pixart.build.reading import RunData, read_batches
 from pixart.config import Config
@@ -87,10 +88,11 @@ def _assemble(
     start = None
     if config.init_from is not None and not directory.has_checkpoint:
         start = _read_start(config, config.init_from)  # first: the likeliest mistake is a wrong path
-    encoder, latents = text_encoder(config), autoencoder(config).to(accelerator.device)
+    given = opened(config)  # and next, a wrong folder or damaged data
+    encoder, latents = text_encoder(config, defer=given.stored_text), autoencoder(config).to(accelerator.device)
     if encoder is not None:
         encoder.to(accelerator.device)
-    data = RunData(config, encoder, latents)
+    data = RunData(config, given, encoder, latents, order_cache=directory.path / "plan")
     bare = model(config)
     display.say(_first_line(config, accelerator, directory, bare))
     if start is not None:
@@ -124,7 +126,7 @@ def _assemble(
             config.log_every, config.validate_every, config.sample_every, config.snapshot_every, config.checkpoint_every
         ),
         display=display,
-        identity=_identity(config, bare, encoder, latents, _inherited_licence(directory, start)),
+        identity=_identity(config, bare, encoder, latents, data, _inherited_licence(directory, start)),
         fingerprint=data.fingerprint,
         quarantine=data.quarantine,
         pictures=_pictures(config, learner, encoder, latents),
@@ -174,9 +176,8 @@ def _inherited_licence(directory: RunDirectory, start: Weights | None) -> str | 
     return licence
 
 
-def _identity(
-    config: Config, bare: PixArt, encoder: TextEncoder | None, latents: LatentSpace, licence: str | None
-) -> dict[str, Any]:
+def _identity(config: Config, bare: PixArt, encoder: TextEncoder | None, latents: LatentSpace, data: RunData,
+              licence: str | None) -> dict[str, Any]:  # fmt: skip
     return {
         "model_config": bare.config,
         "run_config": config.model_dump(mode="json"),
@@ -184,7 +185,7 @@ def _identity(
             "text_encoder": None if encoder is None else encoder.fingerprint,
             "autoencoder": latents.fingerprint,
         },
-        "null_caption": None if encoder is None else encoder([""])[0][0],
+        "null_caption": None if encoder is None else data.null_caption(encoder),
         "licence": licence,
     }
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -22,15 +23,50 @@ class Mixture:
         self._names = tuple(sources)
         self._sources = tuple(sources.values())
         self.starts = np.cumsum([0, *map(len, self._sources)])  # (number of sources + 1,): the last is the end
-        self.heights = np.concatenate([source.heights for source in self._sources])
-        self.widths = np.concatenate([source.widths for source in self._sources])
-        self.labels = self._joined_labels()
-        self.shards = self._joined_shards()
-        digests = [source.digests for source in self._sources if source.digests is not None]
-        self.digests = np.concatenate(digests) if len(digests) == len(self._sources) else None
         self.stamps = self._shared_stamps()
         words = [(name, source.fingerprint) for name, source in sources.items()]
         self.fingerprint = hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+    @cached_property
+    def heights(self) -> NDArray[np.int32]:
+        """(n,) pixels."""
+        return np.concatenate([source.heights for source in self._sources])
+
+    @cached_property
+    def widths(self) -> NDArray[np.int32]:
+        """(n,) pixels."""
+        return np.concatenate([source.widths for source in self._sources])
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64] | None:
+        """(n,) class indices, -1 in sources without any; None where no source has them."""
+        if all(source.labels is None for source in self._sources):
+            return None
+        columns = [np.full(len(s), _NO_LABEL) if s.labels is None else s.labels for s in self._sources]
+        return np.concatenate(columns).astype(np.int64, copy=False)
+
+    @cached_property
+    def shards(self) -> NDArray[np.int32] | None:
+        """(n,) counted on from one source to the next; a source without files is one shard."""
+        if all(source.shards is None for source in self._sources):
+            return None
+        columns, first = [], 0
+        for source in self._sources:
+            shards = np.zeros(len(source), np.int32) if source.shards is None else source.shards
+            columns.append(shards + np.int32(first))
+            first += int(shards.max(initial=-1)) + 1
+        return np.concatenate(columns)
+
+    @cached_property
+    def digests(self) -> NDArray[np.uint64] | None:
+        """(n,) of the keys within their sources; None where a source has none."""
+        digests = [source.digests for source in self._sources if source.digests is not None]
+        return np.concatenate(digests) if len(digests) == len(self._sources) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is not forked: columns are joined anew where they are needed, not copied."""
+        columns = ("heights", "widths", "labels", "shards", "digests")
+        return {name: value for name, value in self.__dict__.items() if name not in columns}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -62,23 +98,6 @@ class Mixture:
             raise IndexError(f"row {row} of {len(self)}")
         place = int(np.searchsorted(self.starts, row, side="right")) - 1
         return place, row - int(self.starts[place])
-
-    def _joined_labels(self) -> NDArray[np.int64] | None:
-        if all(source.labels is None for source in self._sources):
-            return None
-        columns = [np.full(len(s), _NO_LABEL) if s.labels is None else s.labels for s in self._sources]
-        return np.concatenate(columns).astype(np.int64, copy=False)
-
-    def _joined_shards(self) -> NDArray[np.int32] | None:
-        """Shards counted on from one source to the next; a source without files is one shard."""
-        if all(source.shards is None for source in self._sources):
-            return None
-        columns, first = [], 0
-        for source in self._sources:
-            shards = np.zeros(len(source), np.int32) if source.shards is None else source.shards
-            columns.append(shards + np.int32(first))
-            first += int(shards.max(initial=-1)) + 1
-        return np.concatenate(columns)
 
     def _shared_stamps(self) -> dict[str, Any] | None:
         first, *others = self._sources

@@ -6,7 +6,7 @@ has the scenes of all six tasks, flat, with captions; *aesthetic* has the same, 
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +51,7 @@ VERSION = 1  # raise it when the same row would look or read differently
 class Shapes:
     """A ``Source`` of ``num_samples`` scenes; a row is a pure function of the row, the split and the seed."""
 
-    shards: NDArray[np.int32] | None = None
-    digests: NDArray[np.uint64] | None = None
-    stamps: dict[str, Any] | None = None
+    shards = digests = stamps = None
 
     def __init__(
         self,
@@ -76,8 +74,6 @@ class Shapes:
         self.num_classes = len(seen("colours"))
         every_size = np.array(sizes or [(resolution, resolution)], np.int32)
         rows = np.arange(num_samples)
-        self.heights: NDArray[np.int32]
-        self.widths: NDArray[np.int32]
         self.heights, self.widths = every_size[rows % len(every_size)].T.copy()
         self.labels: NDArray[np.int64] | None = rows % self.num_classes if view == "labelled" else None
         words = (VERSION, view, split, num_samples, every_size.tolist(), density, seed)

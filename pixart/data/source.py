@@ -39,13 +39,33 @@ class Source(Protocol):
     Rows of one shard follow one another, in the order in which they lie in it.
     """
 
-    heights: NDArray[np.int32]  # (n,) pixels
-    widths: NDArray[np.int32]  # (n,) pixels
-    labels: NDArray[np.int64] | None  # (n,) class indices, None for a captioned source
-    shards: NDArray[np.int32] | None  # (n,) the file that a row lies in; None where there are no files
-    digests: NDArray[np.uint64] | None  # (n,) the first 8 bytes of the sha256 of each key; None where keys are made up
-    stamps: dict[str, Any] | None  # who made the stored features, and how; None where there are none
-    fingerprint: str  # equal for two sources exactly when their rows are
+    @property
+    def heights(self) -> NDArray[np.int32]:
+        """(n,) pixels."""
+
+    @property
+    def widths(self) -> NDArray[np.int32]:
+        """(n,) pixels."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """(n,) class indices; None for a captioned source."""
+
+    @property
+    def shards(self) -> NDArray[np.int32] | None:
+        """(n,) the file that a row lies in; None where there are no files."""
+
+    @property
+    def digests(self) -> NDArray[np.uint64] | None:
+        """(n,) the first 8 bytes of the sha256 of each key; None where keys are made up."""
+
+    @property
+    def stamps(self) -> dict[str, Any] | None:
+        """Who made the stored features, and how (see ``pixart.data.stamps``); None where there are none."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two sources exactly when their rows are."""
 
     def __len__(self) -> int:
         """The number of rows, n."""

@@ -1,13 +1,14 @@
 """The columns of a batch: stored moments and text states, or token ids, of N samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pixart.data.features import Features, padded
+from pixart.data.features import Features, dequantised, null_states, padded
 from pixart.data.source import Sample
 
 States = tuple[NDArray[np.int8] | NDArray[np.uint16], NDArray[np.float32] | None]  # (L, D), and scales (L,) for int8
@@ -57,6 +58,13 @@ def states_of(
     ]
     scales = [scale for _, scale in taken if scale is not None]
     return padded([states for states, _ in taken], scales, max_tokens=max_tokens)
+
+
+def null_caption(stamps: Mapping[str, Any]) -> Tensor:
+    """The states (L, D) float32 of the empty caption, as a batch of the features with ``stamps`` would have them."""
+    states, scales = null_states(stamps)
+    values, factors, _ = padded([states], [] if scales is None else [scales], max_tokens=len(states))
+    return dequantised(values, factors)[0]
 
 
 def _states(sample: Sample, choice: int) -> States:

@@ -51,6 +51,7 @@ def test_no_two_parts_share_a_shard(parts: dict[str, Any]):
     mixture = Mixture(parts)
     assert mixture.shards is not None
     assert mixture.shards.tolist() == [0, 1, 1, 2, 2, 4, 5]
+    assert "shards" not in mixture.__getstate__()
     parts["photos"].shards = None
     assert Mixture(parts).shards.tolist() == [0, 0, 0, 1, 1, 3, 4]
     parts["art"].shards = None

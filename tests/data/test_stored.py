@@ -12,6 +12,7 @@ from pixart.data.buckets import Bucket
 from pixart.data.dataset import Cut, Examples
 from pixart.data.features import dequantised, pack, unpack
 from pixart.data.plan import Part, Plan
+from pixart.data.stored import null_caption
 
 BUCKETS = [Bucket(16, 16), Bucket(16, 24)]
 DIM, NULL = 6, np.full((1, 6), 0.5, np.float32)
@@ -117,3 +118,10 @@ def test_stored_moments_cannot_be_mirrored(make: Callable[..., Examples]):
     with pytest.raises(ValueError, match=r"data\.flip=true mirrors images"):
         make(flip=True)
     make(flip=True, without=["autoencoder"])
+
+
+def test_the_null_caption_of_a_snapshot_is_the_stored_one_at_its_true_length(dtype: str):
+    null = base64.b64encode(pack(None, [NULL], dtype=dtype)).decode()
+    states = null_caption({"null_caption": null, "states": dtype})
+    assert states.dtype == torch.float32
+    torch.testing.assert_close(states, torch.from_numpy(NULL), rtol=5e-3, atol=0)
