@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import torch
 
 from pixart.benchmark.timing import Spread
-from pixart.formats.aside import written_aside
-from pixart.training.run_directory import environment
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "pillow", "pyarrow", "safetensors", "webdataset"),
@@ -50,6 +48,8 @@ class Figure(NamedTuple):
 
 def record(figures: Iterable[Figure], settings: dict[str, Any]) -> dict[str, Any]:
     """The figures with all that is needed to measure them again."""
+    from pixart.training.run_directory import environment  # seconds, with all that it imports
+
     return {
         "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -77,6 +77,8 @@ def machine() -> dict[str, Any]:
 
 def write_record(path: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``path`` as JSON, whole or not at all."""
+    from pixart.formats.aside import written_aside
+
     with written_aside(path) as aside:
         aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 

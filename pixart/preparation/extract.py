@@ -18,7 +18,6 @@ import numpy as np
 from pixart.data.index import INDEX_NAME, read_index
 from pixart.data.indexing import build_index
 from pixart.data.source import Source
-from pixart.formats.aside import written_aside
 from pixart.preparation.encode import Encoders, Prepared, encoded, prepared
 
 _WORK = ".extract"  # what the processes leave for each other
@@ -72,6 +71,8 @@ def extract(source: Source, out: Path, *, encoders: Encoders, workers: int, shar
 
 def _claim(out: Path, job: dict[str, Any]) -> None:
     """See that ``out`` is for this very job: an index or a tar of another one would be taken for finished work."""
+    from pixart.formats.aside import written_aside  # seconds, with the formats around it
+
     file = out / _WORK / _JOB
     with _locked(out):
         if not file.exists():
@@ -87,6 +88,8 @@ def _claim(out: Path, job: dict[str, Any]) -> None:
 
 def _write_shard(out: Path, shard: int, samples: Iterator[Prepared | tuple[str, str]], encoders: Encoders) -> None:
     from webdataset import TarWriter
+
+    from pixart.formats.aside import written_aside
 
     skipped: dict[str, str] = {}
     count = 0
