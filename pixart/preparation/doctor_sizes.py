@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
 
 
 class Sized(NamedTuple):
-    """One data set of a mixture: (n,) heights and widths in pixels, and its share of what is seen."""
+    """One data set of a mixture: (n,) heights and widths in pixels, and its share of what is seen, in any unit."""
 
     heights: NDArray[np.integer]
     widths: NDArray[np.integer]
