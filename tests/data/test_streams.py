@@ -109,6 +109,20 @@ def test_the_shards_come_in_a_new_order_in_each_pass_and_in_the_same_for_all_buc
     assert runs[0][1].tolist() != runs[1][1].tolist()  # but each bucket shuffles its windows in its own way
 
 
+def test_a_stream_owns_the_same_shards_in_every_bucket():
+    shards = np.repeat(np.arange(12, dtype=np.int32), 10)
+    order = Order([None], [shards], [np.arange(120, dtype=np.uint16) % 10 // 6], num_buckets=2, cache=None)  # 6 and 4
+    owned = []
+    for bucket, size in ((0, 12), (1, 8)):
+        shares = Shares(np.ones(1), size=size)
+        of, places = read(
+            Group(order, part=0, bucket=bucket, name=mixed(bucket), shares=shares, share=0), 6, streams=4, window=2
+        )
+        owned.append([set(shards[order.rows[places[of == stream]]].tolist()) for stream in range(4)])
+    assert [len(some) for some in owned[0]] == [3] * 4
+    assert owned[0] == owned[1]
+
+
 def test_a_window_shuffles_its_shards_together():
     of, places = read(make_group([50] * 4, size=10), 20, streams=1, window=2)
     shards = places // 50
