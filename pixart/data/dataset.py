@@ -19,7 +19,7 @@ from pixart.data.randomness import Use, generator, uniforms
 from pixart.data.source import Sample, Source
 from pixart.data.stored import caption_count, moments_of, padded_ids, states_of
 from pixart.data.substitutes import Read, read_or_substitute
-from pixart.data.transforms import fit, normalised
+from pixart.data.transforms import fit, normalised_batch
 
 __all__ = ["Batches", "Cut", "Examples", "Tokenize", "cuts"]
 
@@ -131,17 +131,17 @@ class Examples(Dataset[Batch]):
         """Images (N, 3, height, width), or moments (N, 2C, H, W) where these are stored."""
         if self._stored_moments:
             return {"moments": moments_of(samples, shape=(2 * self._channels, *self._latent_size(bucket)))}
-        images = [self._image(sample, cut.k, p, bucket) for p, sample in enumerate(samples, start=cut.start)]
-        return {"images": torch.stack(images)}
+        images = (self._image(sample, cut.k, p, bucket) for p, sample in enumerate(samples, start=cut.start))
+        return {"images": normalised_batch(images, len(samples), bucket)}
 
     def _image(self, sample: Sample, k: int, position: int, bucket: Bucket) -> Tensor:
-        """(3, height, width) float32 in [-1, 1]."""
+        """(3, height, width) uint8."""
         if sample.image is None:
             raise ValueError(f"{sample.key} has no image, nor moments in its place: prepare or extract the data anew")
         pixels = fit(sample.image, bucket)
         if self._flip and generator(self._seed, k, position, "flip").random() < 0.5:
-            pixels = pixels.flip(-1)
-        return normalised(pixels)
+            return pixels.flip(-1)
+        return pixels
 
     def _latent_size(self, bucket: Bucket) -> tuple[int, int]:
         return bucket.height // self._stride, bucket.width // self._stride
