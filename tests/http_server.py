@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(body=False)
 
     def do_GET(self) -> None:
-        """A file of the folder, or the fault that is due."""
+        """A file of the folder or a range of it, or the fault that is due."""
         self._serve(body=True)
 
     def _serve(self, *, body: bool) -> None:
@@ -63,8 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
         data = path.read_bytes()
         if not body:
             self._head(200, len(data))
-        else:
-            self._faulty(fault, data)
+            return
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        self._faulty(fault, data[int(first) : int(last) + 1 if last else None])
 
     def _faulty(self, fault: str | None, data: bytes) -> None:
         half = len(data) // 2

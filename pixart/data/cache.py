@@ -15,10 +15,10 @@ from threading import Event
 from time import monotonic
 from typing import Any, NamedTuple
 
-from pixart.data.fetch import longest_silence, transfer
+from pixart.data.fetch import PARTIAL, longest_silence, transfer
 from pixart.data.index_table import Shard
 from pixart.data.locks import is_at, lock, wait
-from pixart.data.room import FULL, PARTIAL, Held, NoRoom, Room
+from pixart.data.room import FULL, Held, NoRoom, Room
 
 _PLACE = "shards"
 
@@ -43,6 +43,7 @@ class ShardCache:
         self._root, self._shards, self._settings = root.rstrip("/"), shards, settings
         self._folder = settings.folder.expanduser() / _PLACE
         self._room = Room(self._folder, settings.limit_bytes)
+        self._paths: dict[int, Path] = {}
 
     def name(self, shard: int) -> str:
         """Where a shard comes from."""
@@ -50,9 +51,11 @@ class ShardCache:
 
     def path(self, shard: int) -> Path:
         """Where a shard lies when it is here: another place for another content, so that none is mistaken for it."""
-        name, size, sha256 = self._shards[shard]
-        digest = hashlib.sha256(f"{self.name(shard)} {size} {sha256}".encode()).hexdigest()
-        return self._folder / f"{digest[:16]}-{name}"
+        if shard not in self._paths:
+            name, size, sha256 = self._shards[shard]
+            digest = hashlib.sha256(f"{self.name(shard)} {size} {sha256}".encode()).hexdigest()
+            self._paths[shard] = self._folder / f"{digest[:16]}-{name}"
+        return self._paths[shard]
 
     def open(self, shard: int) -> int:
         """A descriptor of a shard, which is fetched if need be; nobody takes the shard away until it is closed.
@@ -78,7 +81,6 @@ class ShardCache:
 
     def _open(self, shard: int, stop: Event, spared: frozenset[Path] | None) -> int:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             while True:
                 descriptor = self._present(shard)
                 if descriptor is None:
@@ -107,6 +109,7 @@ class ShardCache:
 
     def _fetched(self, shard: int, stop: Event, spared: frozenset[Path] | None) -> int | None:
         """The shard, just fetched; None where another process has fetched it meanwhile."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self.path(shard)
         partial = path.with_name(f".{path.name}{PARTIAL}")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)

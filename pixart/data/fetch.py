@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pixart.data.remote import FailedAttempt, Stopped, Stream, check_protocol, without_query
 
+PARTIAL = ".partial"  # how names of files end that are being fetched
+
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts, doubled from one to the next
 _FLUSH = 30.0  # seconds that a disk may take until it has all
 
@@ -41,7 +43,7 @@ def fetch(
     Arguments and errors as of ``transfer``.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
-    aside = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    aside = to.with_name(f".{to.name}.{os.getpid()}{PARTIAL}")
     try:
         with aside.open("w+b") as file:
             fetched = transfer(url, file, size=size, sha256=sha256, timeout=timeout, retries=retries,

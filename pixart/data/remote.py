@@ -68,6 +68,8 @@ class Stream(Thread):
     def chunks(self, stop: Event) -> Iterator[bytes]:
         """What was read, in pieces; ``FailedAttempt`` where it stalls or breaks off, ``Stopped`` after ``stop``."""
         while chunk := self._next(stop):
+            if isinstance(chunk, TimeoutError):
+                raise self._stalled()
             if isinstance(chunk, Exception):
                 _refuse(self._url, chunk)
                 raise FailedAttempt(_said(chunk)) from chunk
@@ -82,8 +84,11 @@ class Stream(Thread):
                 return self._queue.get(timeout=min(_LOOK, self._timeout))
             except Empty:
                 if monotonic() > until:
-                    raise FailedAttempt(f"nothing came for {self._timeout:g} seconds") from None
+                    raise self._stalled() from None
         raise Stopped
+
+    def _stalled(self) -> FailedAttempt:
+        return FailedAttempt(f"nothing came for {self._timeout:g} seconds")
 
     def close(self) -> None:
         """Let the thread go: it ends as soon as the library it waits for lets it."""

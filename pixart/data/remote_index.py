@@ -9,7 +9,7 @@ from threading import Event
 from time import monotonic, time_ns
 
 from pixart.data.cache import CacheSettings
-from pixart.data.fetch import fetch, longest_silence
+from pixart.data.fetch import PARTIAL, fetch, longest_silence
 from pixart.data.index_table import INDEX_NAME
 from pixart.data.locks import lock, wait
 
@@ -39,6 +39,8 @@ def fetched_index(root: str, settings: CacheSettings | None) -> Path:
         raise ValueError(f"{folder} cannot be made ({error}): set data.cache.folder to another") from error
     try:
         _wait_for(descriptor, folder, longest_silence(settings.timeout, settings.retries))
+        for left in folder.glob(f".{INDEX_NAME}.*{PARTIAL}"):  # by processes that were killed
+            left.unlink()
         if not path.is_file() or path.stat().st_mtime_ns < asked:
             fetch(f"{root.rstrip('/')}/{INDEX_NAME}", path, size=None, sha256=None, timeout=settings.timeout,
                   retries=settings.retries, storage_options=settings.storage_options)  # fmt: skip

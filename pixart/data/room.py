@@ -10,9 +10,8 @@ from threading import Event
 from time import monotonic
 from typing import NamedTuple
 
+from pixart.data.fetch import PARTIAL
 from pixart.data.locks import is_at, lock, wait
-
-PARTIAL = ".partial"  # how names of files end that are being fetched
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)

@@ -113,6 +113,28 @@ def test_an_index_that_was_made_anew_is_seen_at_the_next_opening(server: Server)
     assert not isinstance(error.value, BadSample)
 
 
+def _open_and_read(server: Server, row: int) -> None:
+    check(opened(server, timeout=5.0), server, range(row, row + 1))
+
+
+def test_an_index_that_3_processes_ask_for_at_once_is_fetched_for_all_though_1_is_killed(server: Server):
+    server.faults["index.parquet"] = deque(["stall", "slow"])
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_open_and_read, args=(server, row)) for row in range(3)]
+    processes[0].start()
+    while not server.requests["index.parquet"]:
+        sleep(0.01)
+    for process in processes[1:]:
+        process.start()
+    sleep(0.2)
+    processes[0].kill()
+    for process in processes:
+        process.join(20)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0, 0]
+    assert server.requests["index.parquet"] == 2
+    assert not list((server.folder.parent / "cache").rglob("*.partial"))
+
+
 def test_a_folder_written_as_an_address_is_a_folder(server: Server):
     check(Shards(f"file://{server.folder}"), server)
 
