@@ -35,7 +35,8 @@ class _Run:
         self.config, self.extent, self.data = config, extent, data
         rows = [np.arange(len(part.heights)) if part.rows is None else part.rows for part in data.parts.values()]
         held = [data.held_rows] if data.held_source is data.source else []
-        self.rows = np.sort(np.concatenate([*rows, *held]))  # of data.source: to train on, and held out if it has them
+        self.rows = np.concatenate(rows)  # of data.source, to train on
+        self.all_rows = np.concatenate([*rows, *held])  # and those that are held out, where it has them too
 
     @cached_property
     def plan(self) -> Plan:
@@ -132,7 +133,7 @@ def _labels(run: _Run, found: Examination) -> dict[str, Any]:  # noqa: ARG001
     labels = run.data.source.labels
     return {
         "labels": examine_labels(
-            None if labels is None else labels[run.rows], len(run.rows), classes=run.config.data.num_classes
+            None if labels is None else labels[run.all_rows], len(run.all_rows), classes=run.config.data.num_classes
         )
     }
 

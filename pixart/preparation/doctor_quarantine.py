@@ -27,4 +27,6 @@ def put_away(path: Path, keys: Mapping[str, str]) -> str:
     before = read_quarantine(path).keys if path.exists() else {}
     now = add(path, keys)
     new = len(now.keys) - len(before)
-    return f"{path}: version {now.version} with {len(now.keys)} keys, {new} of them new; data.quarantine={path} uses it"
+    return (
+        f"{path}: version {now.version}, samples left out: {len(now.keys)}, new: {new}; data.quarantine={path} uses it"
+    )

@@ -11,9 +11,9 @@ from pixart.preparation.doctor_quarantine import met_by, put_away
 
 def test_2_keys_are_version_1_and_a_third_makes_version_2(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
-    assert "version 1 with 2 keys, 2 of them new" in put_away(path, {"a": "checksum", "b": "half an image"})
-    assert "version 1 with 2 keys, 0 of them new" in put_away(path, {"b": "another reason"})
-    assert "version 2 with 3 keys, 1 of them new" in put_away(path, {"b": "x", "c": "checksum"})
+    assert "version 1, samples left out: 2, new: 2" in put_away(path, {"a": "checksum", "b": "half an image"})
+    assert "version 1, samples left out: 2, new: 0" in put_away(path, {"b": "another reason"})
+    assert "version 2, samples left out: 3, new: 1" in put_away(path, {"b": "x", "c": "checksum"})
     assert read_quarantine(path).keys == {"a": "checksum", "b": "half an image", "c": "checksum"}
 
 

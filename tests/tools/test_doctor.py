@@ -64,5 +64,5 @@ def test_bad_samples_of_a_run_go_into_the_next_version_of_a_quarantine(monkeypat
     line = {"step": 1, "k": 1, "position": 0, "key": "000", "reason": "checksum"}
     (tmp_path / "run/bad_samples.jsonl").write_text(json.dumps(line) + "\n")
     doctor(monkeypatch, *SMALL, f"quarantine={tmp_path / 'bad.json'}", f"run={tmp_path / 'run'}")
-    assert "version 1 with 1 keys, 1 of them new" in capsys.readouterr().out
+    assert "version 1, samples left out: 1, new: 1" in capsys.readouterr().out
     assert json.loads((tmp_path / "bad.json").read_text())["keys"] == {"000": "checksum"}
