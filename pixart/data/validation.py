@@ -1,7 +1,6 @@
 """Held-out rows, and the pass over them that is the same at every evaluation."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +13,13 @@ _SPLIT, _SUBSTITUTE = 7, 8  # what a hash is for
 _CHUNK = 1 << 20  # rows
 
 
-def split_rows(
-    digests: NDArray[np.uint64] | Iterable[str], *, held_out: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_rows(digests: NDArray[np.uint64], *, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to train on and rows to validate on, both ascending, told apart by a hash of (seed, digest).
 
     ``digests`` (n,) stand for the keys of the rows. The ``held_out`` rows with the smallest hashes are held out. The
     order of the rows does not matter, and when data are added a row that was trained on is never held out later.
     Raises ``ValueError`` if nothing would be left.
     """
-    if not isinstance(digests, np.ndarray):
-        digests = np.array(
-            [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in digests], dtype=np.uint64
-        )
     if held_out and held_out >= len(digests):
         raise ValueError(
             f"data.validation_samples={held_out} leaves none of the {len(digests)} samples to train on: make it smaller"

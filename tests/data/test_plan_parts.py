@@ -108,13 +108,17 @@ def test_the_ranks_of_any_world_from_1_to_64_share_the_same_global_batch_without
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 16, 64])
-def test_a_rank_reads_its_part_of_128_shards_and_2_more_at_most(world_size: int):
-    parts = [Part(*np.full((2, 1280), 48), shards=np.repeat(np.arange(128, dtype=np.int32), 10))]
-    plan = plan_of(parts, global_batch=64, streams=64)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_rank_reads_its_part_of_128_shards_and_2_more_of_each_part_at_most(count: int, world_size: int):
+    shards, sides = np.repeat(np.arange(128, dtype=np.int32), 10), np.full((2, 1280), 48)
+    parts = [Part(*sides, np.arange(1280) + 1280 * d, shards + 128 * d) for d in range(count)]
+    plan = plan_of(parts, global_batch=64 * count, streams=64)
     for rank in range(0, world_size, max(1, world_size // 4)):
-        (cut,) = cuts(64, micro_batch=64, world_size=world_size, rank=rank, k=0)
+        (cut,) = cuts(64 * count, micro_batch=128, world_size=world_size, rank=rank, k=0)
         read = np.concatenate([plan.batch(k).rows[cut.start : cut.stop] for k in range(60)])
-        assert len(set((read // 10).tolist())) <= 128 // world_size + 2
+        opened = np.unique(read // 10) // 128
+        assert np.bincount(opened).max() <= 128 // world_size + 2
+        assert len(np.bincount(opened)) == count
 
 
 @given(mixtures(most=20), st.integers(0, 10**9), st.data())
