@@ -30,6 +30,7 @@ class Opened(NamedTuple):
     quarantine: str | None = None  # in words; None where nothing is left out
     excluded: str | None = None  # a fingerprint of the keys that are left out
     quarantined: int = 0  # rows that are left out
+    unknown: int = 0  # keys in quarantine that these data do not have
 
     @property
     def stored_text(self) -> bool:
@@ -99,11 +100,16 @@ def _shards(section: ShardsData) -> Opened:
         parts[name] = Part(source.heights[rows], source.widths[rows], rows + start, source.shards[rows], weight)
         held.append(held_rows + start)
         start += len(source)
-    words, fingerprint = None, None
-    if quarantine is not None:
-        words, fingerprint = f"{section.quarantine} (version {quarantine.version})", quarantine.fingerprint
     where = ", ".join(origin.root for origin in origins.values())
-    return Opened(whole, parts, whole, np.concatenate(held), where, words, fingerprint, left_out)
+    data = Opened(whole, parts, whole, np.concatenate(held), where)
+    if quarantine is None:
+        return data
+    return data._replace(
+        quarantine=f"{section.quarantine} (version {quarantine.version})",
+        excluded=quarantine.fingerprint,
+        quarantined=left_out,
+        unknown=len(quarantine.keys) - left_out,
+    )
 
 
 def _opened(section: ShardsData, root: str) -> Shards:

@@ -133,4 +133,5 @@ def read_batches(config: Config, accelerator: Accelerator, training: Examples, f
         rank=accelerator.process_index,
         num_workers=config.data.workers,
         pin_memory=accelerator.device.type == "cuda",
+        ahead=config.data.cache.ahead if config.data.kind == "shards" else 0,
     )

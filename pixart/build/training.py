@@ -95,6 +95,9 @@ def _assemble(
     data = RunData(config, given, encoder, latents, order_cache=directory.path / "plan")
     bare = model(config)
     display.say(_first_line(config, accelerator, directory, bare))
+    if given.quarantine is not None:
+        unknown = f", and {given.unknown} of its keys are not in these data" if given.unknown else ""
+        display.say(f"quarantine {given.quarantine}: {given.quarantined} sample(s) are left out{unknown}")
     if start is not None:
         display.say(f"from {start.source}{f', licence {start.licence}' if start.licence else ''}")
         display.say(format_table(hand_off(start, bare, shared_mlp=config.reparameterise)))

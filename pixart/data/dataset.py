@@ -123,9 +123,7 @@ class Examples(Dataset[Batch]):
 
     def _read(self, planned: PlannedBatch, position: int) -> Read:
         row = int(planned.rows[position])
-        return read_or_substitute(
-            self.source.read, row, lambda *where: self.plan.substitute(*where), k=planned.k, position=position
-        )
+        return read_or_substitute(self.source.read, row, self.plan.substitute, k=planned.k, position=position)
 
     def _pictures(self, samples: list[Sample], cut: Cut, bucket: Bucket) -> dict[str, Tensor]:
         """Images (N, 3, height, width), or moments (N, 2C, H, W) where these are stored."""

@@ -87,11 +87,9 @@ class Mixture:
         return sample._replace(key=f"{name}/{sample.key}")
 
     def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
-        """Let each source bring its rows within reach."""
+        """Let each source bring its rows within reach; one without any learns that none are wanted now."""
         for source, (start, end) in zip(self._sources, pairwise(self.starts), strict=True):
-            inner = rows[(rows >= start) & (rows < end)] - start
-            if len(inner):
-                source.fetch_ahead(inner)
+            source.fetch_ahead(rows[(rows >= start) & (rows < end)] - start)
 
     def _at(self, row: int) -> tuple[int, int]:
         if not 0 <= row < len(self):

@@ -77,4 +77,4 @@ class Source(Protocol):
         """The sample of a row; ``IndexError`` outside 0 .. n - 1, ``BadSample`` where it cannot be used."""
 
     def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
-        """Bring what ``rows`` need within reach, if it is far away."""
+        """Bring what ``rows`` need, in this order, within reach if it is far away, and nothing else any more."""

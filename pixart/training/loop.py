@@ -93,7 +93,10 @@ def learn(learner: Learner, step: Step) -> None:
         skip_if(learner.optimizer, learner.guard.watch(norm, k=step.k))
     learner.optimizer.step()
     learner.optimizer.zero_grad()
-    learner.averages.add("grad_norm", norm)
+    # Every rank has the same norm: together they observe it once, however many they are when the log asks.
+    learner.averages.add_weighted(
+        "grad_norm", norm, torch.full_like(norm, 1 / accelerator.num_processes, dtype=torch.float64)
+    )
 
 
 def micro_loss(learner: Learner, batch: Batch) -> Tensor:

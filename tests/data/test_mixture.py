@@ -80,7 +80,9 @@ def test_rows_to_fetch_reach_the_part_that_holds_them(parts: dict[str, Any], mon
     for name, part in parts.items():
         monkeypatch.setattr(part, "fetch_ahead", lambda rows, name=name: asked.update({name: rows.tolist()}))
     Mixture(parts).fetch_ahead(np.array([6, 3, 4]))
-    assert asked == {"art": [3, 0, 1]}
+    assert asked == {"photos": [], "art": [3, 0, 1]}  # what was wanted of the photos before no longer is
+    Mixture(parts).fetch_ahead(np.array([2, 5]))
+    assert asked == {"photos": [2], "art": [2]}
 
 
 def test_features_of_other_encoders_and_images_do_not_mix_with_features(parts: dict[str, Any]):
