@@ -115,7 +115,7 @@ class ShardsData(DataSection):
     quarantine: str | None
     verify: bool
     cache: Cache
-    storage_options: Annotated[dict[str, Any], PlainSerializer(lambda _: {})]  # keys and secrets are never written down
+    storage_options: Annotated[dict[str, Any] | None, PlainSerializer(lambda _: None)]  # secrets are never written down
 
     def check_origin(self) -> None:
         """Raise ``ValueError`` unless the data come from one place, or from a mixture that is well said."""

@@ -115,6 +115,58 @@ def test_paper_scale_without_data_names_the_key_and_the_way_out() -> None:
         parsed("+stage=2")
 
 
+MIXED = ["+stage=2", "data.mixture={a:{root:x,weight:3},b:{root:'s3://y/z',weight:1}}"]
+
+
+def test_a_mixture_takes_the_place_of_one_root() -> None:
+    data = parsed(*MIXED).data
+    assert data.kind == "shards"
+    assert data.mixture is not None
+    assert {name: (part.root, part.weight) for name, part in data.mixture.items()} == {
+        "a": ("x", 3.0),
+        "b": ("s3://y/z", 1.0),
+    }
+    assert parsed("+stage=2", "data.mixture={a:{root:x}}").data.mixture["a"].weight is None  # type: ignore[union-attr,index]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([*MIXED, "data.root=z"], r"^give data\.root or data\.mixture, not both"),
+        (["+stage=2", "data.mixture={a:{root:x,weight:1},b:{root:y}}"], r"^data\.mixture: give every part a weight"),
+        (["+stage=2", "data.mixture={a/b:{root:x}}"], r"^data\.mixture: 'a/b' is to be a name"),
+        (["+stage=2", "data.mixture={a:{root:x,weight:0}}"], r"^data\.mixture\.a\.weight: .*greater than 0"),
+        (["+stage=2", "data.mixture={a:{weight:1}}"], r"^data\.mixture\.a\.root: field required"),
+        (["+stage=2", "data.mixture={}"], r"^data\.mixture: "),
+        (["+stage=2", "data.root=x", "data.max_bad_share=2"], r"^data\.max_bad_share: .*less than or equal to 1"),
+        (["+stage=2", "data.root=x", "data.cache.gib=0"], r"^data\.cache\.gib: .*greater than 0"),
+    ],
+)
+def test_data_that_are_not_well_said_are_one_sentence(overrides: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        parsed(*overrides)
+    assert "\n" not in one_sentence(caught.value)
+
+
+def test_where_shards_are_kept_is_free_on_resume_and_what_is_read_is_not() -> None:
+    base = default_run_dir(parsed(*MIXED))
+    for free in ("data.cache.gib=1", "data.cache.folder=x", "data.verify=false", "data.max_bad_share=1",
+                 "data.storage_options={key:me}"):  # fmt: skip
+        assert default_run_dir(parsed(*MIXED, free)) == base
+    for decisive in ("data.streams=1", "data.window=1", "data.quarantine=q.json", "data.constant_tokens=true"):
+        assert default_run_dir(parsed(*MIXED, decisive)) != base
+
+
+def test_credentials_are_read_and_never_written_down() -> None:
+    config = parsed(*MIXED, "data.storage_options={key:me,secret:hush,client_kwargs:{endpoint_url:'http://h:1'}}")
+    assert config.data.kind == "shards"
+    assert config.data.storage_options is not None
+    assert config.data.storage_options["secret"] == "hush"
+    for written in (config.model_dump(mode="json"), config.model_dump()):
+        assert "hush" not in repr(written)
+        assert parse(written, Config).data.kind == "shards"
+
+
 def test_the_run_directory_depends_on_what_a_step_computes_and_on_nothing_else() -> None:
     base = default_run_dir(parsed("+stage=2", "scale=tiny"))
     assert re.fullmatch(r"outputs/2-tiny-[0-9a-f]{8}", base)

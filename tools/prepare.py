@@ -31,7 +31,7 @@ class PrepareConfig(Section):
     checksums: bool
     timeout: Annotated[float, Field(gt=0)]
     retries: Annotated[int, Field(ge=0)]
-    storage_options: dict[str, Any]
+    storage_options: dict[str, Any] | None
 
 
 def run(values: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def run(values: dict[str, Any]) -> None:
 
 def _indexed(config: PrepareConfig) -> Prepared:
     out = None if config.out is None else Path(config.out)
-    remote = Remote(config.timeout, config.retries, config.storage_options)
+    remote = Remote(config.timeout, config.retries, config.storage_options or {})
     with Progress(transient=True) as progress:
         task = progress.add_task("tars", total=None)
         return index_tars(

@@ -121,7 +121,7 @@ def _opened(section: ShardsData, root: str) -> Shards:
         fetchers=asked.fetchers,
         retries=asked.retries,
         timeout=asked.timeout,
-        storage_options=section.storage_options,
+        storage_options=section.storage_options or {},
     )
     return Shards(root, cache=cache, verify=section.verify)
 

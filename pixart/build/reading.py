@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -123,7 +123,9 @@ class RunData:
         return batches
 
 
-def read_batches(config: Config, accelerator: Accelerator, training: Examples, first_k: int) -> Iterator[Step]:
+def read_batches(
+    config: Config, accelerator: Accelerator, training: Examples, first_k: int
+) -> Generator[Step, None, None]:
     """This rank's share of the global batches from ``first_k`` on, without end."""
     return loader(
         training,

@@ -1,6 +1,6 @@
 """The loader: global batches in order, their micro-batches made ahead of need by worker processes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from threading import Condition, Thread
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ def loader(
     num_workers: int,
     pin_memory: bool,
     ahead: int = 0,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """The steps numbered ``ks``, in that order, equal for any ``num_workers`` (0 reads in this process).
 
     The source is told of what this rank reads in a step, ``ahead`` steps before it is asked for (0: not at all). An

@@ -1,8 +1,8 @@
 """The loop: look after the run, then learn, then once the average and the progress."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -53,7 +53,7 @@ class Learner:
     ema: Ema
     objective: Objective
     inputs: Inputs
-    read: Callable[[int], Iterator[Step]]
+    read: Callable[[int], Generator[Step, None, None]]
     pace: Pace
     guard: Guard
     averages: Averages
@@ -64,15 +64,15 @@ class Learner:
 
 def fit(learner: Learner, look_after: Callable[[Learner], bool]) -> None:
     """Train until ``look_after``, which is called before every step and after the last, says that it is done."""
-    batches = learner.read(learner.progress.k)
-    while not look_after(learner):
-        step = next(batches)
-        learn(learner, step)
-        progress = learner.progress
-        learner.ema.update(learner.bare)
-        progress.step += 1
-        progress.k = step.k + 1
-        progress.samples_seen += step.global_batch
+    with closing(learner.read(learner.progress.k)) as batches:  # an error must not leave its workers to chance
+        while not look_after(learner):
+            step = next(batches)
+            learn(learner, step)
+            progress = learner.progress
+            learner.ema.update(learner.bare)
+            progress.step += 1
+            progress.k = step.k + 1
+            progress.samples_seen += step.global_batch
 
 
 def learn(learner: Learner, step: Step) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -164,8 +165,8 @@ class Upkeep:
             self.ledger.write(samples_seen=seen)
 
     def _report_nonfinite(self, learner: Learner, count: int, k: int) -> None:
-        reading = learner.read(k)
-        held = list(next(reading).batches)
+        with closing(learner.read(k)) as reading:
+            held = list(next(reading).batches)
         with torch.no_grad():
             culprit = first_bad_module(learner.bare, lambda: [micro_loss(learner, batch) for batch in held])
         learner.averages.sums.clear()

@@ -1,6 +1,7 @@
 """Laws of the loop, on real runs of a few steps."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,13 @@ def test_a_run_that_made_no_checkpoint_binds_nobody_to_its_configuration(tmp_pat
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(ValueError, match=r"checkpoints and no config\.yaml"):
         run(1, tmp_path, "steps=2")
+
+
+def test_a_run_that_fails_leaves_no_worker_behind(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    with pytest.raises(ValueError, match="not one of the 10 classes") as caught:
+        run(1, tmp_path, "data.num_classes=10", "sample_every=0", "validate_every=0")
+    assert set(multiprocessing.active_children()) == before, caught  # whose traceback still holds the loop
 
 
 def test_a_ledger_that_is_none_is_named(tmp_path: Path) -> None:
