@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pixart.config import Positive, Rate, Section, Share, parse
-from pixart.data.combinations import Task
+from pixart.data.embedded.combinations import Task
 from pixart.door import door
 from pixart.preparation.pretrain_text import Size, Training
 from pixart.preparation.span_corruption import Corruption

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from pixart.benchmark.timing import Spread
-from pixart.data.indexing import build_index
-from pixart.data.shards import Encoded, write_shards
+from pixart.data.storage.indexing import build_index
+from pixart.data.storage.shards import Encoded, write_shards
 
 _SHARD = 2000  # samples in a tar
 

@@ -15,9 +15,9 @@ from pixart.benchmark.pictures import examples_of, our_examples
 from pixart.benchmark.timing import Contender
 from pixart.data.buckets import Bucket
 from pixart.data.features import FEATURES_EXTENSION, StatesDtype, pack
-from pixart.data.indexing import build_index
-from pixart.data.shards import Shards
 from pixart.data.stamps import make_stamps
+from pixart.data.storage.indexing import build_index
+from pixart.data.storage.shards import Shards
 
 _CHANNELS, _SIDE = 4, 32  # of the latents of 256 pixels
 _TOKENS, _DIM = 120, 4096  # of T5-XXL

@@ -13,11 +13,11 @@ from torch import Tensor
 from pixart.benchmark.timing import Contender
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Examples
-from pixart.data.indexing import build_index
 from pixart.data.loading import loader
-from pixart.data.plan import Part, Plan
-from pixart.data.shards import Encoded, Shards, write_shards
+from pixart.data.planning.plan import Part, Plan
 from pixart.data.source import Source
+from pixart.data.storage.indexing import build_index
+from pixart.data.storage.shards import Encoded, Shards, write_shards
 from pixart.data.transforms import fit, normalised
 
 _SIZES = ((768, 1024), (1024, 768), (896, 896), (683, 1024))  # height, width in pixels

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pixart.data.buckets import official_buckets
-from pixart.data.plan import Part, Plan
+from pixart.data.planning.plan import Part, Plan
 
 _RESOLUTION = 1024  # of the table of 40 buckets
 _ASKED = 64  # batches, after the first

@@ -161,7 +161,7 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
     A class-conditional model is asked for labels instead, as many as one task has prompts. ``grid`` is where a picture
     of the first ones goes. Returns ``pixart.metrics.alignment.Report.as_dict()``.
     """
-    from pixart.data.shapes import TASKS, label_target, prompts
+    from pixart.data.embedded.shapes import TASKS, label_target, prompts
     from pixart.metrics.alignment import score
 
     pipeline, sizes, habits = open_weights(

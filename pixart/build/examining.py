@@ -12,8 +12,8 @@ from pixart.build.reading import refuse_foreign_features
 from pixart.config import Config
 from pixart.data.buckets import batch_sizes, buckets_for
 from pixart.data.dataset import cuts
-from pixart.data.plan import Plan
-from pixart.data.quarantine import read_quarantine
+from pixart.data.planning.plan import Plan
+from pixart.data.storage.quarantine import read_quarantine
 from pixart.encoders.text import load_tokenizer
 from pixart.preparation.doctor import Examination, Planned, PlannedBucket, PlannedPart, Quarantined
 from pixart.preparation.doctor_samples import UNLIMITED, choose, examine_captions, examine_labels, read_samples

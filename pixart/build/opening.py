@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from pixart.config import Config, MixturePart, ShapesData, ShardsData
 from pixart.data.buckets import batch_sizes, buckets_for
-from pixart.data.cache import CacheSettings
 from pixart.data.mixture import Mixture, shared_out
-from pixart.data.plan import Part, Plan
-from pixart.data.quarantine import Quarantine, read_quarantine, rows_left
-from pixart.data.shards import Shards
+from pixart.data.planning.plan import Part, Plan
+from pixart.data.planning.validation import split_rows
 from pixart.data.source import Source
-from pixart.data.validation import split_rows
+from pixart.data.storage.cache import CacheSettings
+from pixart.data.storage.quarantine import Quarantine, read_quarantine, rows_left
+from pixart.data.storage.shards import Shards
 
 Rows = NDArray[np.int64]
 
@@ -61,7 +61,7 @@ def planned(config: Config, data: Opened, *, order_cache: Path | None) -> Plan:
 
 
 def _shapes(config: Config, section: ShapesData) -> Opened:
-    from pixart.data.shapes import Shapes
+    from pixart.data.embedded.shapes import Shapes
 
     def made(split: Literal["train", "validation"], num_samples: int) -> Shapes:
         return Shapes(

@@ -14,11 +14,11 @@ from pixart.config import Config
 from pixart.data.buckets import buckets_for
 from pixart.data.dataset import Examples
 from pixart.data.loading import Step, loader
-from pixart.data.plan import Plan
+from pixart.data.planning.plan import Plan
+from pixart.data.planning.validation import Once
 from pixart.data.source import Source
 from pixart.data.stamps import refuse_foreign
 from pixart.data.stored import null_caption
-from pixart.data.validation import Once
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 

@@ -14,7 +14,7 @@ from pixart.batch import Batch
 from pixart.data.buckets import Bucket
 from pixart.data.cuts import Cut, cuts
 from pixart.data.features import null_states
-from pixart.data.plan import PlannedBatch
+from pixart.data.planning.plan import PlannedBatch
 from pixart.data.randomness import Use, generator, uniforms
 from pixart.data.source import Sample, Source
 from pixart.data.stored import caption_count, moments_of, padded_ids, states_of

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pixart.data.captions import Target, Wanted
-from pixart.data.combinations import PLACES, TASKS
+from pixart.data.embedded.captions import Target, Wanted
+from pixart.data.embedded.combinations import PLACES, TASKS
 from pixart.metrics.detection import Detection, detect, read
 
 __all__ = ["Detection", "Report", "check", "detect", "score"]

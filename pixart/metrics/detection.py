@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pixart.data.combinations import COLOURS
+from pixart.data.embedded.combinations import COLOURS
 
 Field = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]

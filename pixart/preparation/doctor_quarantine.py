@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pixart.data.quarantine import add, read_quarantine
+from pixart.data.storage.quarantine import add, read_quarantine
 
 _BAD_SAMPLES = "bad_samples.jsonl"  # of a run directory
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixart.data.index import INDEX_NAME, read_index
-from pixart.data.indexing import build_index
 from pixart.data.source import Source
+from pixart.data.storage.index import INDEX_NAME, read_index
+from pixart.data.storage.indexing import build_index
 from pixart.preparation.encode import Encoders, Prepared, encoded, prepared
 
 _WORK = ".extract"  # what the processes leave for each other

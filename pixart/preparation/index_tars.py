@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from pixart.data.fetch import fetch
-from pixart.data.index_table import Tar
-from pixart.data.indexing import PARTS_NAME, Indexed, Told, build_index
-from pixart.data.indexing import index_tars as index_listed
-from pixart.data.remote import check_protocol
+from pixart.data.storage.fetch import fetch
+from pixart.data.storage.index_table import Tar
+from pixart.data.storage.indexing import PARTS_NAME, Indexed, Told, build_index
+from pixart.data.storage.indexing import index_tars as index_listed
+from pixart.data.storage.remote import check_protocol
 from pixart.preparation.prepare import IMAGE_USED, Prepared
 
 _MARKS = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")  # as kinds of storage tell them
@@ -30,7 +30,7 @@ def index_tars(source: str, out: Path | None, *, workers: int, checksums: bool, 
 
     The index goes to the folder ``out``, and into ``source`` where that is None, which an address cannot take. Tars at
     an address are fetched one by one for each of the ``workers``, described and removed again. See
-    ``pixart.data.indexing.build_index``.
+    ``pixart.data.storage.indexing.build_index``.
     """
     if "://" not in source:
         return _prepared(build_index(Path(source), out, workers=workers, checksums=checksums, told=told))

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, TextIO
 
 from PIL import Image
 
-from pixart.data.index import build_index
-from pixart.data.shards import Encoded, write_shards
+from pixart.data.storage.index import build_index
+from pixart.data.storage.shards import Encoded, write_shards
 from pixart.data.transforms import BROKEN_IMAGE, measure, opened, rgb
 from pixart.preparation.sources import (
     CAPTION_USED,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixart.data.captions import SENTENCES, WORDS, Target, dense_caption, sentence, sparse_caption, target_of
-from pixart.data.scenes import Lots, draw_scene
+from pixart.data.embedded.captions import SENTENCES, WORDS, Target, dense_caption, sentence, sparse_caption, target_of
+from pixart.data.embedded.scenes import Lots, draw_scene
 from pixart.encoders.text import pad
 
 DOCUMENT_STREAM = 3  # of the random numbers of scenes; 0 to 2 belong to the data set

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixart.data.captions import Prompt, Wanted, prompts, seen_prompts
-from pixart.data.combinations import COLOURS, SHAPES, TASKS, Task
+from pixart.data.embedded.captions import Prompt, Wanted, prompts, seen_prompts
+from pixart.data.embedded.combinations import COLOURS, SHAPES, TASKS, Task
 from pixart.encoders.text import pad
 from pixart.preparation.pretrain_text import predict
 from pixart.preparation.span_corruption import END, Corruption, Masked, Vocabulary, documents_about, mask

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pixart.data.combinations import Task
-from pixart.data.shapes import captions
+from pixart.data.embedded.combinations import Task
+from pixart.data.embedded.shapes import captions
 from pixart.encoders.text import TextEncoder, load_text_encoder
 from pixart.preparation.pretrain_text import Size, Training, make_model, pretrain, save_encoder
 from pixart.preparation.span_corruption import make_vocabulary

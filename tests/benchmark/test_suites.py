@@ -14,7 +14,7 @@ from pixart.benchmark.pictures import examples_of
 from pixart.benchmark.suites import run_suites
 from pixart.data.dataset import Cut
 from pixart.data.features import dequantised
-from pixart.data.shards import Shards
+from pixart.data.storage.shards import Shards
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

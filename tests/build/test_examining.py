@@ -76,7 +76,7 @@ def test_a_mixture_gets_its_shares_of_3_to_1_within_a_hundredth(tmp_path: Path) 
 
 def flipped(root: Path, *keys: str) -> None:
     """One byte of the image of each key is another one."""
-    from pixart.data.index import read_index
+    from pixart.data.storage.index import read_index
 
     index = read_index(root)
     for key in keys:

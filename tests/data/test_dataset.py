@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pixart.batch import Batch, Fault
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Cut, Examples, cuts
-from pixart.data.plan import Part, Plan
+from pixart.data.planning.plan import Part, Plan
 from pixart.data.source import BadSample
 
 BUCKETS = [Bucket(16, 16), Bucket(16, 24)]

@@ -11,7 +11,7 @@ from pixart.batch import Batch
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Examples
 from pixart.data.loading import loader
-from pixart.data.plan import Part, Plan
+from pixart.data.planning.plan import Part, Plan
 
 OPTIONS = {
     "seed": 3,

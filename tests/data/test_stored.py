@@ -11,7 +11,7 @@ import torch
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Cut, Examples
 from pixart.data.features import dequantised, pack, unpack
-from pixart.data.plan import Part, Plan
+from pixart.data.planning.plan import Part, Plan
 from pixart.data.stored import null_caption
 
 BUCKETS = [Bucket(16, 16), Bucket(16, 24)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixart.data.shapes import TASKS, captions, prompts, seen_prompts
+from pixart.data.embedded.shapes import TASKS, captions, prompts, seen_prompts
 from pixart.encoders.text import MINIATURES, TextEncoder, load_text_encoder
 from pixart.preparation.span_corruption import make_vocabulary
 from pixart.preparation.text_probes import probe

@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from pixart.data.captions import Target, Wanted, label_target, target_of
-from pixart.data.combinations import BACKGROUNDS, COLOURS, SHAPES, TASKS
-from pixart.data.render import render
-from pixart.data.scenes import Object, Scene
-from pixart.data.shapes import Shapes, prompts
+from pixart.data.embedded.captions import Target, Wanted, label_target, target_of
+from pixart.data.embedded.combinations import BACKGROUNDS, COLOURS, SHAPES, TASKS
+from pixart.data.embedded.render import render
+from pixart.data.embedded.scenes import Object, Scene
+from pixart.data.embedded.shapes import Shapes, prompts
 from pixart.metrics.alignment import check, detect, score
 
 ROWS = 1300  # about 216 of each task
@@ -255,5 +255,5 @@ def test_images_that_do_not_pair_with_targets_are_refused():
 
 
 def test_judging_needs_no_renderer():
-    code = "import sys, pixart.metrics.alignment; print('pixart.data.render' in sys.modules)"
+    code = "import sys, pixart.metrics.alignment; print('pixart.data.embedded.render' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pixart.data.quarantine import read_quarantine
+from pixart.data.storage.quarantine import read_quarantine
 from pixart.preparation.doctor_quarantine import met_by, put_away
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from pixart.data.buckets import Bucket
 from pixart.data.features import null_states
-from pixart.data.indexing import build_index, silent
-from pixart.data.shards import Encoded, Shards, write_shards
 from pixart.data.source import Sample
 from pixart.data.stamps import refuse_foreign
+from pixart.data.storage.indexing import build_index, silent
+from pixart.data.storage.shards import Encoded, Shards, write_shards
 from pixart.data.transforms import fit, normalised
 from pixart.encoders.autoencoder import Pixels
 from pixart.encoders.text import TextEncoder, load_text_encoder

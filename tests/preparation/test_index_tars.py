@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixart.data.index import INDEX_NAME, MAP_NAME, build_index, read_index
-from pixart.data.indexing import silent
+from pixart.data.storage.index import INDEX_NAME, MAP_NAME, build_index, read_index
+from pixart.data.storage.indexing import silent
 from pixart.preparation.index_tars import Remote, index_tars
 
 REMOTE = Remote(timeout=5.0, retries=0, storage_options={})

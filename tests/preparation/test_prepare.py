@@ -11,8 +11,8 @@ from unittest.mock import patch
 import pytest
 from PIL import Image
 
-from pixart.data.index import read_index
-from pixart.data.shards import Shards
+from pixart.data.storage.index import read_index
+from pixart.data.storage.shards import Shards
 from pixart.preparation.prepare import Prepared, prepare
 
 OPTIONS = {"kind": "auto", "shard_size": 3, "encode": "keep", "quality": 95}

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixart.data.captions import prompts
-from pixart.data.combinations import TASKS, held_out
-from pixart.data.scenes import Lots, contained, draw_scene
+from pixart.data.embedded.captions import prompts
+from pixart.data.embedded.combinations import TASKS, held_out
+from pixart.data.embedded.scenes import Lots, contained, draw_scene
 from pixart.preparation.span_corruption import (
     DOCUMENT_STREAM,
     END,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixart.data.indexing import build_index
-from pixart.data.shards import Encoded, Shards, write_shards
+from pixart.data.storage.indexing import build_index
+from pixart.data.storage.shards import Encoded, Shards, write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 

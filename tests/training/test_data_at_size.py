@@ -17,9 +17,9 @@ from PIL import Image
 
 from pixart.build.training import run_training
 from pixart.config import Config, parse
-from pixart.data.index import read_index
-from pixart.data.quarantine import add
-from pixart.data.shapes import Shapes
+from pixart.data.embedded.shapes import Shapes
+from pixart.data.storage.index import read_index
+from pixart.data.storage.quarantine import add
 from pixart.preparation.prepare import prepare
 
 ROOT = Path(__file__).parents[2]

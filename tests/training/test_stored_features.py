@@ -12,7 +12,7 @@ from pixart.build.extracting import run_extraction
 from pixart.build.opening import opened
 from pixart.build.training import run_training
 from pixart.config import Config, parse
-from pixart.data.shapes import Shapes
+from pixart.data.embedded.shapes import Shapes
 from pixart.encoders import text
 from pixart.formats.snapshot import find_snapshot, read_snapshot
 from pixart.preparation.prepare import prepare

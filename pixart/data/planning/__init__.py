@@ -1,0 +1,1 @@
+"""Which rows form global batch k, for any k at once."""

@@ -1,0 +1,1 @@
+"""Tars of samples: their index, and reading them from a disk or from an address."""

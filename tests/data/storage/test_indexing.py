@@ -1,0 +1,130 @@
+"""Laws of making an index: the same from any number of processes, killed or not, and never half there."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pixart.data.storage.index import INDEX_NAME, MAP_NAME, build_index, digests_of, read_index
+
+PLACES = ["a.tar", "b.tar", "c.tar", "d.tar"]
+
+
+def tar(path: Path, keys: list[str]) -> None:
+    """Samples that say they have images of 4 x 6 pixels."""
+    with tarfile.open(path, "w") as archive:
+        for key in keys:
+            for name, data in {f"{key}.jpg": b"?", f"{key}.json": b'{"height": 4, "width": 6, "label": 1}'}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four tars of 5 samples each."""
+    for place, name in enumerate(PLACES):
+        tar(tmp_path / name, [f"{place}-{i}" for i in range(5)])
+    return tmp_path
+
+
+def contents(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_two_processes_make_the_bytes_that_one_makes(root: Path, tmp_path_factory: pytest.TempPathFactory):
+    build_index(root)
+    out = tmp_path_factory.mktemp("out")
+    calls: list[tuple[int, int]] = []
+    build_index(root, out, workers=2, told=lambda done, of: calls.append((done, of)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    one, two = read_index(root), read_index(out)
+    assert one.fingerprint == two.fingerprint
+    assert (one.root, two.root) == (str(root), str(root))
+    for name, column in one.columns.items():
+        np.testing.assert_array_equal(column, two.columns[name])
+    assert contents(root) == [*PLACES, MAP_NAME, INDEX_NAME]
+    assert contents(out) == [MAP_NAME, INDEX_NAME]
+
+
+def test_rows_follow_the_names_of_the_tars_in_pieces_of_any_size(root: Path, monkeypatch: pytest.MonkeyPatch):
+    build_index(root)
+    expected = read_index(root)
+    assert expected.keys.to_pylist() == [f"{place}-{i}" for place in range(4) for i in range(5)]
+    for rows in (1, 7, 10):
+        monkeypatch.setattr("pixart.data.storage.index_merge._ROWS", rows)
+        build_index(root)
+        index = read_index(root)
+        assert index.fingerprint == expected.fingerprint
+        assert index.keys.to_pylist() == expected.keys.to_pylist()
+        assert index.columns["shard"].tolist() == np.repeat(range(4), 5).tolist()
+
+
+def test_a_killed_run_goes_on_with_the_tars_that_it_had_not_described(root: Path, monkeypatch: pytest.MonkeyPatch):
+    from pixart.data.storage import index_table
+
+    described: list[str] = []
+    describe_tar = index_table.describe_tar
+
+    def describe(path: Path, *, checksums: bool) -> object:
+        if path.name == "c.tar" and "c.tar" not in described:
+            described.append("c.tar")
+            raise KeyboardInterrupt
+        described.append(path.name)
+        return describe_tar(path, checksums=checksums)
+
+    monkeypatch.setattr(index_table, "describe_tar", describe)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(root)
+    assert not (root / INDEX_NAME).exists()
+    tar(root / "a.tar", ["new"])  # another since
+    (root / ".index" / "b.tar.parquet").write_bytes(b"PAR1")  # damaged
+    build_index(root)
+    assert described == ["a.tar", "b.tar", "c.tar", "a.tar", "b.tar", "c.tar", "d.tar"]
+    tar(root / "d.tar", ["0-0"])
+    with monkeypatch.context() as broken:
+        broken.setattr("pixart.data.storage.indexing.merge", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_index(root)
+    described.clear()
+    build_index(root)
+    assert described == []
+    assert read_index(root).keys.to_pylist()[:2] == ["new", "1-0"]
+    assert len(read_index(root).keys) == 12
+
+
+def test_a_truncated_tar_stops_the_run_leaves_the_old_index_and_costs_only_itself(root: Path):
+    build_index(root)
+    before = read_index(root).fingerprint
+    whole = (root / "b.tar").read_bytes()
+    (root / "b.tar").write_bytes(whole[:1500])
+    with pytest.raises(ValueError, match=r"b\.tar is truncated or no tar"):
+        build_index(root, workers=2)
+    assert (root / ".index" / "a.tar.parquet").exists()
+    (root / "b.tar").write_bytes(whole)
+    assert read_index(root).fingerprint == before
+    build_index(root)
+    assert read_index(root).fingerprint == before
+
+
+def test_one_key_in_two_of_four_tars_leads_every_key_by_its_tar(root: Path):
+    tar(root / "d.tar", ["0-0", "e"])
+    build_index(root)
+    index = read_index(root)
+    keys = [f"{name}/{place}-{i}" for place, name in enumerate("abc") for i in range(5)]
+    assert index.keys.to_pylist() == [*keys, "d/0-0", "d/e"]
+    assert index.digests.tolist() == digests_of(index.keys.to_pylist()).tolist()
+
+
+def test_skipped_samples_are_recorded_until_there_are_none(root: Path):
+    tar(root / "a.tar", ["0", "1"])
+    with tarfile.open(root / "a.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("lone.txt"))
+    assert build_index(root).skipped == {"no image": 1}
+    assert (root / "index.skipped.tsv").read_text() == "no image\t" + json.dumps("a.tar: lone") + "\n"
+    tar(root / "a.tar", ["0", "1"])
+    assert build_index(root).skipped == {}
+    assert not (root / "index.skipped.tsv").exists()

@@ -1,0 +1,147 @@
+"""Laws of the pass over a tar: what the standard library finds is found, every byte is hashed, and damage is told."""
+
+import hashlib
+import io
+import tarfile
+import zlib
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixart.data.storage.tar_stream import TarStream
+from pixart.data.storage.tars import describe_tar
+
+NAMES = ["a/b.jpg", "0.txt", "d" * 60 + "/" + "e" * 90 + ".json"]
+LONG = ["é.txt", "d" * 60 + "/" + "e" * 150 + ".json", "last.cls"]
+
+
+def write(path: Path, names: list[str], format: int, **about: object) -> None:
+    with tarfile.open(path, "w", format=format) as archive:
+        for count, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = [0, 1, 511, 512, 513, 2000][count % 6]
+            for key, value in about.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(bytes([count]) * info.size))
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize(
+    ("format", "names", "about"),
+    [
+        (tarfile.USTAR_FORMAT, NAMES, {}),
+        (tarfile.PAX_FORMAT, NAMES + LONG, {"mtime": 1.5}),
+        (tarfile.GNU_FORMAT, NAMES + LONG, {"uid": 2**40}),
+    ],
+)
+def test_the_members_of_three_kinds_of_tar_are_those_that_the_standard_library_finds(
+    tmp_path: Path, hashed: bool, format: int, names: list[str], about: dict[str, object]
+):
+    path = tmp_path / "x.tar"
+    write(path, names, format, **about)
+    with tarfile.open(path) as archive:
+        expected = [(m.name, m.offset_data, m.size) for m in archive.getmembers() if m.isfile()]
+    assert len(expected) == len(names)
+    with TarStream(path, hashed=hashed) as stream:
+        assert [(name, *span) for name, span in stream.members()] == expected
+        assert stream.sha256() == (hashlib.sha256(path.read_bytes()).hexdigest() if hashed else None)
+
+
+def sample(row: int) -> dict[str, bytes]:
+    return {f"{row}.jpg": bytes(700), f"{row}.json": b'{"height": 4, "width": 6}', f"{row}.txt": b"caption"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Three samples whose images are said to be of 4 x 6 pixels."""
+    found = tmp_path / "a.tar"
+    with tarfile.open(found, "w") as archive:
+        for row in range(3):
+            for name, data in sample(row).items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return found
+
+
+def test_a_checksum_is_over_image_caption_and_json_in_that_order(path: Path):
+    described = describe_tar(path, checksums=True)
+    members = sample(0)
+    assert described.samples[0].checksum == zlib.crc32(members["0.jpg"] + members["0.txt"] + members["0.json"])
+    assert described.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_without_checksums_the_same_is_described_and_no_byte_of_an_image_is_read(path: Path):
+    with_them, without = (describe_tar(path, checksums=checksums) for checksums in (True, False))
+    assert [sample._replace(checksum=0) for sample in with_them.samples] == list(without.samples)
+    assert without.sha256 is None
+    data = path.read_bytes()
+    span = without.samples[1].spans["image"]
+    path.write_bytes(data[: span.offset] + b"?" * span.size + data[span.offset + span.size :])
+    assert describe_tar(path, checksums=False) == without
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+@pytest.mark.parametrize("cut", [0, 100, 512, 700, 5 * 512 + 10, 15 * 512, 18 * 512])
+def test_a_tar_that_ends_before_its_closing_block_is_truncated(path: Path, cut: int, checksums: bool):
+    data = path.read_bytes()
+    assert data[24 * 512 :] == bytes(len(data) - 24 * 512)
+    path.write_bytes(data[:cut])
+    with pytest.raises(ValueError, match=r"a\.tar is truncated or no tar"):
+        describe_tar(path, checksums=checksums)
+
+
+@given(place=st.integers(0, 511), value=st.integers(0, 255))
+def test_any_byte_of_a_header_that_is_changed_is_told_or_changes_nothing(place: int, value: int):
+    """The sum that a header states finds every change of one byte, of the sum itself too."""
+    block = tarfile.TarInfo("a/name.txt").tobuf(tarfile.USTAR_FORMAT)
+    changed = block[:place] + bytes([value]) + block[place + 1 :]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tar"
+        path.write_bytes(changed + bytes(1024))
+        told = nullcontext() if changed == block else suppress(ValueError)
+        with told, TarStream(path, hashed=False) as stream:
+            assert list(stream.members()) == [("a/name.txt", (512, 0))]
+
+
+@pytest.mark.parametrize("size", [b"-0000000001\0", b"\xff" * 12, b"9", b"77777777777\0"])
+def test_a_size_that_is_none_or_beyond_the_file_is_damage(tmp_path: Path, size: bytes):
+    block = bytearray(tarfile.TarInfo("a.txt").tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = size.ljust(12, b"\0")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    (tmp_path / "a.tar").write_bytes(block + bytes(1024))
+    with pytest.raises(ValueError, match="is truncated or no tar"):
+        describe_tar(tmp_path / "a.tar", checksums=False)
+
+
+def test_a_member_of_two_gibibytes_is_skipped_and_what_follows_it_is_not(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    large = tarfile.TarInfo("0.jpg")
+    large.size = 2**31
+    small = tarfile.TarInfo("1.txt")
+    small.size = 1
+    with path.open("wb") as file:
+        file.write(large.tobuf())
+        file.seek(large.size, 1)  # takes no room on the disk
+        file.write(small.tobuf() + b"x".ljust(512, b"\0") + bytes(1024))
+    described = describe_tar(path, checksums=False)
+    assert described.skipped == (("0", "a member of 2 GiB or more"), ("1", "no image"))
+
+
+def test_a_pax_record_of_the_wrong_length_is_damage(tmp_path: Path):
+    for records in (b"0 path=x\n", b"99 path=x\n", b"path", b"11 size=ab\n"):
+        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+            info = tarfile.TarInfo("PaxHeader")
+            info.type, info.size = b"x", len(records)
+            archive.addfile(info, io.BytesIO(records))
+            archive.addfile(tarfile.TarInfo("a.txt"))
+        with pytest.raises(ValueError, match="is truncated or no tar"):
+            describe_tar(tmp_path / "a.tar", checksums=False)
