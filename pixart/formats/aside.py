@@ -1,17 +1,28 @@
 """Writing so that at a path lies a whole file or folder, or what lay there before."""
 
+import glob
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+KEPT = 40  # letters of a name that stay in the name beside it: no file system takes more than 255 bytes
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write a file to; flushed and renamed to ``path`` if the block ends well."""
+    """A place beside ``path`` to write a file to; flushed and renamed to ``path`` if the block ends well.
+
+    Raises ``ValueError`` before anything is written where ``path`` is a folder, a device or a pipe: a rename would put
+    a file in its place.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is {kind_of(path)} and no file: give the path of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = _beside(path)
     try:
         yield aside
         flush(aside)
@@ -24,10 +35,10 @@ def written_aside(path: Path) -> Iterator[Path]:
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
     """The same for a new folder, made empty; ``ValueError`` if something lies at ``path`` already."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise ValueError(f"out={path} exists already: give a new folder, or delete that one")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    aside.mkdir(parents=True)
+    refuse_taken(path, folder=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _beside(path)
+    aside.mkdir()
     try:
         yield aside
         for file in aside.rglob("*"):
@@ -39,6 +50,21 @@ def folder_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def refuse_taken(path: Path, *, folder: bool) -> None:
+    """``ValueError`` if something lies at ``path``, a link to nowhere too; an empty folder may become a full one."""
+    if folder and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        return
+    if os.path.lexists(path):
+        new = "a new folder" if folder else "a new file"
+        raise ValueError(f"out={path} exists already ({kind_of(path)}): give {new}, or delete what lies there")
+
+
+def kind_of(path: Path) -> str:
+    """What lies at ``path``, in words."""
+    kinds = {"a link": path.is_symlink(), "a file": path.is_file(), "a folder": path.is_dir(), "a pipe": path.is_fifo()}
+    return next((kind for kind, true in kinds.items() if true), "a device")
+
+
 def flush(path: Path) -> None:
     """See that a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -46,3 +72,23 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    """A name beside ``path`` that says which process writes there; those of dead processes are cleared away."""
+    stem = f".{path.name[:KEPT]}.{re.sub(r'[^A-Za-z0-9_-]', '-', platform.node())[:KEPT]}"
+    for left in path.parent.glob(f"{glob.escape(stem)}.*.partial"):
+        number = left.name[len(stem) + 1 : -len(".partial")]
+        if number.isdecimal() and _is_dead(int(number)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f"{stem}.{os.getpid()}.partial")
+
+
+def _is_dead(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # somebody else's, or no number of a process
+        return False
+    return False

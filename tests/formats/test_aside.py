@@ -1,0 +1,72 @@
+"""What may be written over, and what is left of a writer that died."""
+
+import os
+import platform
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pixart.formats.aside import folder_aside, refuse_taken, written_aside
+
+
+def put(path: Path, kind: str) -> None:
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # the numbers of /dev/null, elsewhere
+        except PermissionError:
+            pytest.skip("only root makes devices")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
+def test_1_pipe_1_folder_and_1_device_are_refused_as_files_before_anything_is_written(tmp_path, kind):
+    path = tmp_path / "out"
+    put(path, kind)
+    before = path.stat()
+    with pytest.raises(ValueError, match=f"out is {kind} and no file"), written_aside(path) as aside:
+        aside.write_text("written")
+    assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_is_replaced_whole_and_a_folder_is_new_or_empty(tmp_path):
+    for text in ("first", "second"):
+        with written_aside(tmp_path / "a") as aside:
+            aside.write_text(text)
+    assert (tmp_path / "a").read_text() == "second"
+    (tmp_path / "empty").mkdir()
+    with folder_aside(tmp_path / "empty") as folder:
+        (folder / "x").touch()
+    for taken in ("a", "empty"):
+        with pytest.raises(ValueError, match=f"out={tmp_path / taken} exists already"), folder_aside(tmp_path / taken):
+            pass
+
+
+def test_a_link_to_nowhere_is_something(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"exists already \(a link\): give a new file"):
+        refuse_taken(tmp_path / "out", folder=False)
+
+
+def test_a_name_of_250_letters_has_a_place_beside_it(tmp_path):
+    with written_aside(tmp_path / ("é" * 125)) as aside:
+        aside.touch()
+    assert [file.name for file in tmp_path.iterdir()] == ["é" * 125]
+
+
+def test_what_2_dead_writers_left_is_cleared_away_and_what_a_live_one_writes_is_not(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    stem = f".out.{platform.node()}"
+    (tmp_path / f"{stem}.{dead.pid}.partial").write_text("half")
+    (tmp_path / f".out.elsewhere-{platform.node()}.{dead.pid}.partial").touch()  # another machine's: not ours to judge
+    (tmp_path / f"{stem}.{os.getppid()}.partial").touch()
+    with written_aside(tmp_path / "out") as aside:
+        aside.touch()
+    left = {f".out.elsewhere-{platform.node()}.{dead.pid}.partial", f"{stem}.{os.getppid()}.partial", "out"}
+    assert {file.name for file in tmp_path.iterdir()} == left
