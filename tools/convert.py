@@ -25,12 +25,13 @@ class ConvertConfig(Section):
     autoencoder: str | None
     encoders: Literal["copy", "link"]
     null_caption: str | None
+    allow_nonfinite: bool
 
 
 def run(values: dict[str, Any]) -> None:
     """Read, write, and show what became of each tensor on either way."""
     for key, what in {"source": "the weights", "to": "a format", "out": "where to write"}.items():
-        if values.get(key) in (None, "???"):
+        if values.get(key) in (None, "", "???"):
             raise ValueError(f"{key} is not set: give {what}, {key}=…")
     asked = parse(values, ConvertConfig)
     from pixart.formats import read, write
@@ -42,6 +43,7 @@ def run(values: dict[str, Any]) -> None:
         num_heads=asked.num_heads,
         input_size=asked.input_size,
         interpolation_scale=asked.interpolation_scale,
+        allow_nonfinite=asked.allow_nonfinite,
     )
     if asked.null_caption is not None:
         weights = with_null_caption(weights, asked.null_caption)

@@ -6,19 +6,22 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from pixart.build.parts import DTYPES, autoencoder, text_encoder
-from pixart.build.remembered import Remembered, path_of, remember
+from pixart.build.remembered import Remembered, path_of, path_told, remember
 from pixart.config import Draw, EvaluateConfig, Precision
 from pixart.data.buckets import Bucket, buckets_for
-from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.objective import Objective
 from pixart.encoders.autoencoder import LatentSpace, load_autoencoder
 from pixart.encoders.text import TextEncoder, load_text_encoder
 from pixart.formats import Weights, read, released
-from pixart.formats.pipeline_folder import scheduler_beside
+from pixart.formats.pipeline_folder import is_distilled
+from pixart.formats.positions import Untold
 from pixart.formats.reading import build
+from pixart.formats.weights import objective_of, run_config
 from pixart.sampling.grid import make_grid
 from pixart.sampling.pipeline import Pipeline
 from pixart.sampling.words import NullMask, ToldRatio
+
+PATH_ALONE = {"objective", "sampling"}  # sections that foreign weights may tell of, where a run of ours tells all
 
 
 class Habits(NamedTuple):
@@ -71,10 +74,10 @@ def open_weights(
     training where ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, are to give
     official rows that they do not have, name no encoder and none is given, or were trained with another.
     """
-    found = read(weights)
+    found = _read(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen: Precision = precision or ("bf16" if device.type == "cuda" else "fp32")
-    if found.snapshot is not None and found.snapshot.run_config:
+    if run_config(found).keys() - PATH_ALONE:
         around = _as_trained(weights, found, text_source, autoencoder_source)
     else:
         around = _as_released(weights, found, text_source, autoencoder_source, DTYPES[chosen])
@@ -96,6 +99,14 @@ def open_weights(
         told_aspect_ratio=told_aspect_ratio or around.told_aspect_ratio,
     )
     return Opened(pipeline, around.sizes, around.habits)
+
+
+def _read(weights: str) -> Weights:
+    try:
+        return read(weights)
+    except Untold as error:  # which has no key here: what is said once stays in a snapshot
+        way = f"python tools/convert.py source={weights} to=snapshot out=…"
+        raise ValueError(f"{error}; drawing has no such key, so make a snapshot of them first: {way}") from error
 
 
 def _as_trained(weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None) -> _Around:
@@ -128,6 +139,11 @@ def _as_released(
     if missing:
         raise ValueError(f"{weights} does not name its encoders: give {' and '.join(missing)}")
     latents = load_autoencoder(str(needed["autoencoder"]), dtype=torch.float32)
+    if latents.channels != found.model_config["in_channels"]:
+        raise ValueError(
+            f"autoencoder={needed['autoencoder']} has latents of {latents.channels} channels and {weights} takes "
+            f"{found.model_config['in_channels']}: give the one that it was trained with"
+        )
     encoder = None
     if "text_encoder" in needed:
         rows = len(found.null_caption) if found.null_kind == "y_embedding" and found.null_caption is not None else 0
@@ -139,9 +155,8 @@ def _as_released(
     several = config["size_conditioning"] and resolution in (512, 1024)
     sizes = buckets_for(resolution, "aspect_ratio" if several else "square")
     learned = config["out_channels"] == 2 * config["in_channels"]
-    path = Gaussian(**{**released.OBJECTIVE, "learned_variance": learned})
-    distilled = scheduler_beside(found.pipeline) == "LCMScheduler"
-    habits = Habits(*(released.DISTILLED_HABITS if distilled else released.HABITS))
+    path = path_told(weights, objective_of(found), learned_variance=learned)
+    habits = Habits(*(released.DISTILLED_HABITS if is_distilled(found) else released.HABITS))
     return _Around(path, encoder, latents, sizes, "bucket", habits)
 
 

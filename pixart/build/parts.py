@@ -37,7 +37,8 @@ def text_encoder(config: Config | Remembered, *, defer: bool = False) -> TextEnc
         defer=defer,
     )
     if encoder.dim != section.dim:
-        raise ValueError(f"text_encoder.dim is {section.dim} and {section.source} gives {encoder.dim}: set it so")
+        mend = "set it so" if isinstance(config, Config) else "give the one that the weights were trained with"
+        raise ValueError(f"text_encoder.dim is {section.dim} and {section.source} gives {encoder.dim}: {mend}")
     return encoder
 
 
@@ -48,9 +49,10 @@ def autoencoder(config: Config | Remembered) -> LatentSpace:
     section = config.autoencoder
     loaded = load_autoencoder(section.source, dtype=DTYPES[section.dtype])
     if (loaded.channels, loaded.stride) != (section.channels, section.stride):
+        mend = "set them so" if isinstance(config, Config) else "give the one that the weights were trained with"
         raise ValueError(
             f"autoencoder.channels and .stride are {section.channels} and {section.stride}, and {section.source} has "
-            f"{loaded.channels} and {loaded.stride}: set them so"
+            f"{loaded.channels} and {loaded.stride}: {mend}"
         )
     return loaded
 

@@ -3,6 +3,7 @@
 Earlier and later versions know other keys, and a picture does not ask how its model was trained: only these are read.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, ValidationError
@@ -86,7 +87,20 @@ def remember(weights: str, run_config: dict[str, Any]) -> Remembered:
 
 def path_of(remembered: Remembered) -> Objective:
     """The objective as its samplers follow it; its loss is not that of the run."""
-    section = remembered.objective
+    return _path(remembered.objective)
+
+
+def path_told(weights: str, objective: Mapping[str, Any], *, learned_variance: bool) -> Objective:
+    """The objective of weights that tell no more of their run; ``ValueError`` naming a key that none can have."""
+    try:
+        told = GaussianPath.model_validate({**objective, "learned_variance": learned_variance})
+    except ValidationError as error:
+        keys = ", ".join(str(wrong["loc"][0]) for wrong in error.errors())
+        raise ValueError(f"{weights}: the objective kept in it has no usable {keys}; convert it again") from None
+    return _path(told)
+
+
+def _path(section: GaussianPath | FlowPath) -> Objective:
     if section.kind == "flow":
         return Flow(shift=section.shift, time_sampling="uniform")
     return Gaussian(**{**released.OBJECTIVE, **section.model_dump(exclude={"kind"})})

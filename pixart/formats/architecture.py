@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from pixart.formats import released
-from pixart.formats.positions import Square, Told
+from pixart.formats.numbers import check_config
+from pixart.formats.positions import Square, Told, Untold
+from pixart.formats.table import plain, quoted
 from pixart.models.dit import PixArt, from_config
 
 LABELS = "y_embedder.embedding_table.weight"
@@ -37,7 +39,7 @@ def infer(path: Path, tensors: Mapping[str, Tensor], square: Square, given: Told
         )
     num_heads = given.num_heads or released.HEADS.get(dim) or otherwise.num_heads
     if num_heads is None:
-        raise ValueError(f"{path}: nothing in the file tells the number of heads at width {dim}; give num_heads=")
+        raise Untold(f"{path}: nothing in the file tells the number of heads at width {dim}; give num_heads=")
     has_text = any(name.startswith("y_embedder.y_proj.") or ".cross_attn." in name for name in tensors)
     num_classes = None if has_text and LABELS not in tensors else _shape(path, tensors, LABELS, 2)[0] - 1
     return {
@@ -64,7 +66,8 @@ def patch_size_of(path: Path, tensors: Mapping[str, Tensor]) -> int:
 
 
 def on_meta(path: Path, config: Mapping[str, Any]) -> PixArt:
-    """The model that ``config`` describes, without memory."""
+    """The model that ``config`` describes, without memory; ``ValueError`` naming the key that describes none."""
+    check_config(path, config)
     with torch.device("meta"):
         return from_config(path, dict(config))
 
@@ -72,7 +75,7 @@ def on_meta(path: Path, config: Mapping[str, Any]) -> PixArt:
 def check(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """``ValueError`` naming the first tensor that is unknown, missing, or has another shape than wanted."""
     for name in [name for name in found if name not in wanted]:
-        raise ValueError(f"{path}: tensor '{name}' is unknown to the model")
+        raise ValueError(f"{path}: tensor {quoted(name)} is unknown to the model")
     for name, tensor in wanted.items():
         if name not in found:
             raise ValueError(f"{path}: tensor '{name}' is missing")
@@ -85,7 +88,7 @@ def _shape(path: Path, tensors: Mapping[str, Tensor], name: str, dims: int) -> t
         raise ValueError(f"{path}: tensor '{name}' is missing")
     shape = tuple(tensors[name].shape)
     if len(shape) != dims or 0 in shape:
-        raise ValueError(f"{path}: tensor '{name}' is {shape}, where {dims} sides are expected")
+        raise ValueError(f"{path}: tensor '{name}' is {plain(str(shape))}, where {dims} sides are expected, none empty")
     return shape
 
 

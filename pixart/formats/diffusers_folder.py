@@ -6,19 +6,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
 from pixart.formats.architecture import RUNNING, check, on_meta
 from pixart.formats.diffusers_names import join, split, theirs
+from pixart.formats.numbers import MOST, is_ratio, is_whole
 from pixart.formats.positions import Told
-from pixart.formats.table import Row
+from pixart.formats.shards import WEIGHTS, read_object, read_shards
+from pixart.formats.table import Row, plain
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
 from pixart.formats.weights import Weights
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
+CONFIG = "config.json"
 KINDS = ("PixArtTransformer2DModel", "Transformer2DModel")  # the second is the older name
 FIXED: dict[str, Any] = {  # what every PixArt has; another value is another architecture
     "activation_fn": "gelu-approximate",
@@ -35,18 +33,23 @@ OLD: dict[str, Any] = {  # the same, of keys that only the older class has
     "only_cross_attention": False,
     "use_linear_projection": False,
 }
+COUNTS = {
+    "sample_size": "input_size",
+    "patch_size": "patch_size",
+    "in_channels": "in_channels",
+    "num_attention_heads": "num_heads",
+    "attention_head_dim": "dim",
+    "num_layers": "depth",
+    "caption_channels": "text_dim",
+}  # their names of our whole numbers
 BUFFER = "pos_embed.pos_embed"  # positions, which some versions stored
 
 
 def read_diffusers(folder: Path, given: Told) -> Weights:
     """The transformer in ``folder``; ``ValueError`` naming the key or the tensor that does not fit."""
     config = _model_config(folder, read_object(folder / CONFIG))
-    for key, value in given._asdict().items():
-        if value is not None and value != config[key]:
-            raise ValueError(
-                f"{folder / CONFIG} says {key} is {config[key]}, and {key}={value} was given: leave it out"
-            )
-    found, licence = _read_tensors(folder)
+    refuse_contradiction(folder / CONFIG, config, given)
+    found, licence = read_shards(folder)
     buffer = found.pop(BUFFER, None)
     wanted = on_meta(folder, config).state_dict()
     check(folder, found, split(wanted))
@@ -63,6 +66,13 @@ def read_diffusers(folder: Path, given: Told) -> Weights:
         source=f"{folder}: diffusers transformer",
         rows=rows,
     )
+
+
+def refuse_contradiction(path: Path, config: Mapping[str, Any], given: Told) -> None:
+    """``ValueError`` where a number was given and the configuration says another."""
+    for key, value in given._asdict().items():
+        if value is not None and value != config[key]:
+            raise ValueError(f"{path} says {key} is {config[key]}, and {key}={value} was given: leave it out")
 
 
 def write_diffusers(folder: Path, weights: Weights) -> list[Row]:
@@ -113,27 +123,28 @@ def diffusers_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ``ValueError`` where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); get the folder again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no object; get the folder again")
-    return value
-
-
 def _model_config(folder: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     if described.get("_class_name") not in KINDS:
-        raise ValueError(f"{folder / CONFIG} describes a {described.get('_class_name')}, not a {KINDS[0]}")
+        raise ValueError(f"{folder / CONFIG} describes a {plain(str(described.get('_class_name')))}, not a {KINDS[0]}")
     for key, value in (FIXED | OLD).items():
         if described.get(key, value) != value:
-            raise ValueError(f"{folder / CONFIG}: {key} is {described[key]}, and every PixArt has {value}")
-    try:
-        return _translated(described)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG} lacks a usable {error}; get the folder again") from error
+            raise ValueError(f"{folder / CONFIG}: {key} is {plain(str(described[key]))}, and every PixArt has {value}")
+    for key, ours in COUNTS.items():
+        if not is_whole(described.get(key), MOST[ours]):
+            raise _unusable(folder, described, key)
+    for key, usable in (
+        ("out_channels", lambda value: is_whole(value, MOST["out_channels"])),
+        ("interpolation_scale", is_ratio),
+        ("use_additional_conditions", lambda value: isinstance(value, bool)),
+    ):
+        if described.get(key) is not None and not usable(described[key]):
+            raise _unusable(folder, described, key)
+    return _translated(described)
+
+
+def _unusable(folder: Path, described: Mapping[str, Any], key: str) -> ValueError:
+    found = f"it is {plain(str(described[key]))}" if key in described else "there is none"
+    return ValueError(f"{folder / CONFIG} lacks a usable {key} ({found}); get the folder again")
 
 
 def _translated(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,29 +167,3 @@ def _translated(described: Mapping[str, Any]) -> dict[str, Any]:
         "interpolation_scale": float(max(sample_size // 64, 1) if scale is None else scale),
         **RUNNING,
     }
-
-
-def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of every file that the folder's index names, and the licence in their metadata."""
-    tensors: dict[str, Tensor] = {}
-    licence = None
-    for file in _files(folder):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                licence = (opened.metadata() or {}).get("licence", licence)
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file}: not a whole safetensors file ({error}); copy or download it again") from error
-    return tensors, licence
-
-
-def _files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"{folder} holds neither {WEIGHTS} nor {INDEX}; pickled .bin files of diffusers are not read")
-    listed = read_object(folder / INDEX).get("weight_map")
-    names = sorted(set(listed.values())) if isinstance(listed, dict) else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise ValueError(f"{folder / INDEX} names no shards; get the folder again")
-    return [folder / name for name in names]

@@ -107,6 +107,11 @@ def _arrive(pair: Pair, name: str) -> tuple[Tensor, Row]:
         return _convert_variance(pair, name)
     if found.shape != wanted.shape:
         shapes = f"{tuple(found.shape)} in the weights to start from and {tuple(wanted.shape)} in the model"
+        if name == LABELS:
+            shapes += (
+                f": {len(found) - 1} classes there, {len(wanted) - 1} here. Set data.num_classes={len(found) - 1} if "
+                "the data number theirs so; a text stage (+stage=2) takes these weights without their classes"
+            )
         raise ValueError(f"tensor '{name}' is {shapes}")
     if name == TIME_BIAS and LABELS in pair.tensors and LABELS not in pair.wanted:
         return found.float() + pair.tensors[LABELS][-1].float(), Row(name, "converted", "plus the null label's row")

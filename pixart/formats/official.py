@@ -9,12 +9,13 @@ from torch import Tensor
 from pixart.formats import released
 from pixart.formats.architecture import CAPTION, check, infer, on_meta, patch_size_of
 from pixart.formats.positions import POS_EMBED, Square, Told, find_square, left_behind, table
-from pixart.formats.table import Row
+from pixart.formats.table import Row, plain
 from pixart.formats.torch_files import check_dense
 from pixart.formats.weights import Weights, own
 
 Y_EMBEDDING = "y_embedder.y_embedding"  # (L, D): what official training shows the model in place of a dropped caption
 RAW, EMA = "state_dict", "state_dict_ema"
+WRAPPED = "module."  # what DistributedDataParallel puts before every name
 LICENCE = "licence"
 
 
@@ -36,7 +37,7 @@ def read_official(path: Path, loaded: Mapping[str, Any], given: Told, otherwise:
     if pos_embed is not None:
         rows.append(left_behind(square, patch_size))
     if y_embedding is not None:
-        from_raw = part == EMA and Y_EMBEDDING in (loaded.get(RAW) or {})
+        from_raw = part == EMA and Y_EMBEDDING in _raw(loaded)
         where = f"from {RAW}: official averages may keep a random one" if from_raw else ""
         rows.append(Row(Y_EMBEDDING, "renamed", ", ".join(filter(None, ["null_caption", where]))))
     return Weights(
@@ -66,15 +67,29 @@ def _unpack(path: Path, loaded: Mapping[str, Any]) -> tuple[dict[str, Any], str,
     """The tensors to use, the name of the part they were in ("" for a bare file), and what of the file is not used."""
     part = next((part for part in (EMA, RAW, "ema", "model") if part in loaded), "")
     if not part:
-        return {name: value for name, value in loaded.items() if name != LICENCE}, "", []
+        held, rows = _unwrap({name: value for name, value in loaded.items() if name != LICENCE})
+        return held, "", rows
     if not isinstance(loaded[part], Mapping):
         raise ValueError(f"{path}: '{part}' is no dictionary of tensors")
-    held = dict(loaded[part])
-    if part == EMA and isinstance(loaded.get(RAW), Mapping) and Y_EMBEDDING in loaded[RAW]:
-        held[Y_EMBEDDING] = loaded[RAW][Y_EMBEDDING]
+    held, rows = _unwrap(loaded[part])
+    raw = _raw(loaded)
+    if part == EMA and Y_EMBEDDING in raw:
+        held[Y_EMBEDDING] = raw[Y_EMBEDDING]
     others = [name for name in loaded if name not in (part, LICENCE)]
     details = {name: f"{part} is used" if name in (RAW, "model") else "state of a training" for name in others}
-    return held, part, [Row(name, "left behind", detail) for name, detail in details.items()]
+    return held, part, rows + [Row(name, "left behind", detail) for name, detail in details.items()]
+
+
+def _unwrap(held: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[Row]]:
+    """Without the prefix of a wrapped model where every name has it, which then has a row."""
+    if not held or not all(isinstance(name, str) and name.startswith(WRAPPED) for name in held):
+        return dict(held), []
+    row = Row(f"{WRAPPED}*", "renamed", "*: the prefix of a wrapped model is taken off")
+    return {name.removeprefix(WRAPPED): value for name, value in held.items()}, [row]
+
+
+def _raw(loaded: Mapping[str, Any]) -> Mapping[Any, Any]:
+    return _unwrap(loaded[RAW])[0] if isinstance(loaded.get(RAW), Mapping) else {}
 
 
 def _check_null(path: Path, y_embedding: Tensor | None, config: Mapping[str, Any]) -> None:
@@ -84,13 +99,13 @@ def _check_null(path: Path, y_embedding: Tensor | None, config: Mapping[str, Any
         return
     if y_embedding is None:
         raise ValueError(f"{path}: tensor '{Y_EMBEDDING}' is missing")
-    if y_embedding.ndim != 2 or y_embedding.shape[1] != config["text_dim"]:
+    if y_embedding.ndim != 2 or y_embedding.shape[1] != config["text_dim"] or not len(y_embedding):
         raise ValueError(
-            f"{path}: tensor '{Y_EMBEDDING}' is {tuple(y_embedding.shape)}, not (L, {config['text_dim']}) as tensor "
-            f"'{CAPTION}' takes it"
+            f"{path}: tensor '{Y_EMBEDDING}' is {plain(str(tuple(y_embedding.shape)))}, not (L, {config['text_dim']}) "
+            f"as tensor '{CAPTION}' takes it"
         )
 
 
 def _licence(loaded: Mapping[str, Any]) -> str | None:
     licence = loaded.get(LICENCE)
-    return licence if isinstance(licence, str) else None
+    return plain(licence) if isinstance(licence, str) else None

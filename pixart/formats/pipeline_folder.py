@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.sampler import make_scheduler
@@ -14,12 +13,13 @@ from pixart.encoders import autoencoder as autoencoders
 from pixart.encoders import text
 from pixart.encoders.source import find_folder, require
 from pixart.formats import released
-from pixart.formats.diffusers_folder import CONFIG, read_object
+from pixart.formats.diffusers_folder import CONFIG
+from pixart.formats.scheduler_config import LCM, SCHEDULER
+from pixart.formats.shards import read_object
 from pixart.formats.table import Row
-from pixart.formats.weights import Weights, objective_of
+from pixart.formats.weights import Weights, objective_of, section
 
 PIPELINE = "PixArtAlphaPipeline"
-SCHEDULER = "scheduler/scheduler_config.json"
 INDEX_FILES = ("*.safetensors.index.json",)  # beside what the loaders of encoders ask for
 
 
@@ -62,8 +62,7 @@ def _source(weights: Weights, given: str | None, part: str) -> str:
         return given
     if weights.pipeline is not None:
         return str(weights.pipeline)
-    run: dict[str, Any] = {} if weights.snapshot is None else weights.snapshot.run_config
-    named = (run.get(part) or {}).get("source")
+    named = section(weights, part).get("source")
     if not isinstance(named, str):
         raise ValueError(f"to=diffusers-pipeline needs {part}=: {weights.source} names none")
     return named
@@ -92,6 +91,8 @@ def _autoencoder_folder(source: str) -> Path:
 
 
 def _fits(part: str, folder: Path, key: str, wanted: int) -> None:
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} has no {CONFIG}, which {part} needs: give {part}=<folder or hub name>")
     found = read_object(folder / CONFIG).get(key)
     if found != wanted:
         raise ValueError(f"{part}: {folder} has {key} {found} and the transformer takes {wanted}; give the one it had")
@@ -114,6 +115,11 @@ def scheduler_beside(pipeline: Path | None) -> str | None:
     return str(read_object(file).get("_class_name")) if file is not None and file.is_file() else None
 
 
+def is_distilled(weights: Weights) -> bool:
+    """Whether they were distilled into a few steps without guidance (PixArt-LCM), as far as anything tells."""
+    return section(weights, "sampling").get("scheduler") == "lcm" or scheduler_beside(weights.pipeline) == LCM
+
+
 def _keep_scheduler(folder: Path, weights: Weights) -> str | None:
     """That of the pipeline that the weights lay in: distilled weights draw with no other."""
     name = scheduler_beside(weights.pipeline)
@@ -125,7 +131,8 @@ def _keep_scheduler(folder: Path, weights: Weights) -> str | None:
 
 def _write_scheduler(folder: Path, weights: Weights) -> str:
     told = objective_of(weights)
-    scheduler = make_scheduler(Gaussian(**{key: told[key] for key in released.OBJECTIVE}), "dpm_solver")
+    path = Gaussian(**{key: told[key] for key in released.OBJECTIVE})
+    scheduler = make_scheduler(path, "lcm" if is_distilled(weights) else "dpm_solver")
     scheduler.save_pretrained(folder)
     return type(scheduler).__name__
 

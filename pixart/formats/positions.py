@@ -32,6 +32,10 @@ class Told(NamedTuple):
 NOTHING = Told()
 
 
+class Untold(ValueError):
+    """A number that no file of this kind tells must be given."""
+
+
 def table(dim: int, patch_size: int, square: Square) -> Tensor:
     """Positions as official files store them: (1, T, D) float32."""
     side = square.input_size // patch_size
@@ -61,34 +65,45 @@ def read_square(pos_embed: Tensor, patch_size: int) -> Square | None:
 def find_square(path: Path, pos_embed: Tensor | None, patch_size: int, given: Told, otherwise: Told) -> Square:
     """The square of a model in a file without a configuration.
 
-    What is ``given`` counts first, then what ``pos_embed`` tells, then the names and values of the released models,
-    then ``otherwise``. Raises ``ValueError`` where nothing tells, or where ``pos_embed`` and a released name disagree.
+    What is ``given`` must agree with what ``pos_embed`` shows, and decides where that and a released name disagree;
+    where there are no positions it counts first, then the names and values of the released models, then ``otherwise``.
+    Raises ``ValueError`` where the given and the shown contradict each other, or nothing tells.
     """
     told = None if pos_embed is None else read_square(pos_embed, patch_size)
     if pos_embed is not None and told is None and None in (given.input_size, given.interpolation_scale):
-        raise ValueError(
+        raise Untold(
             f"{path}: tensor '{POS_EMBED}' holds no positions of a square; "
             "give input_size= and interpolation_scale= to leave it behind"
         )
     pixels = released.pixels_in_name(path)
     named = None if pixels is None else pixels // released.STRIDE
+    if told is not None:
+        _refuse_contradiction(path, told, given, None if pixels is None else pixels // released.STRIDE)
     input_size = given.input_size or (told.input_size if told else named) or otherwise.input_size
     if input_size is None:
-        raise ValueError(
-            f"{path}: without tensor '{POS_EMBED}' nothing tells for which size it was made; give input_size="
-        )
+        raise Untold(f"{path}: without tensor '{POS_EMBED}' nothing tells for which size it was made; give input_size=")
     known = released.INTERPOLATION.get(input_size)
     scale = given.interpolation_scale or (told.interpolation_scale if told else known) or otherwise.interpolation_scale
     if scale is None:
-        raise ValueError(
-            f"{path}: nothing in the file tells its interpolation_scale; give it (1 up to 512 px, 2 at 1024)"
-        )
+        raise Untold(f"{path}: nothing in the file tells its interpolation_scale; give it (1 up to 512 px, 2 at 1024)")
     if pixels and path.name.startswith("PixArt") and scale != known and given.interpolation_scale is None:
-        raise ValueError(
+        raise Untold(
             f"{path}: '{POS_EMBED}' was made with interpolation {scale:g} and the released model of that name uses "
             f"{known:g}; give interpolation_scale="
         )
     return Square(input_size, scale)
+
+
+def _refuse_contradiction(path: Path, told: Square, given: Told, named: int | None) -> None:
+    known = None if named is None else released.INTERPOLATION[named]
+    for key, shown, asked, decided in (
+        ("input_size", told.input_size, given.input_size, None),
+        ("interpolation_scale", told.interpolation_scale, given.interpolation_scale, known),
+    ):
+        if asked is not None and asked != decided and not math.isclose(asked, shown, rel_tol=1e-2):
+            raise ValueError(
+                f"{path}: tensor '{POS_EMBED}' shows {key} {shown:g}, and {key}={asked:g} was given: leave it out"
+            )
 
 
 def left_behind(square: Square, patch_size: int) -> Row:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from pixart.formats.aside import written_aside
+from pixart.formats.numbers import check_config
+from pixart.formats.table import plain
 from pixart.formats.tensor_file import write_tensors
+from pixart.formats.torch_files import check_dense
 from pixart.models.dit import check_tensors, from_config
 from pixart.models.weights import FORMAT, NULL_CAPTION, read_file, read_json
 
@@ -66,19 +69,22 @@ def read_snapshot(path: str | Path) -> Snapshot:
     """The snapshot at ``path``, its tensors on the CPU and checked against the model it describes.
 
     Raises ``ValueError``, in one sentence, where the file is missing, truncated, not a snapshot, or holds other tensors
-    than its model has.
+    than its model has, or a null caption that its text is not as wide as.
     """
-    tensors, metadata = read_file(path)
+    found, metadata = read_file(path)
+    tensors = check_dense(Path(path), found)
     null_caption = tensors.pop(NULL_CAPTION, None)
-    model_config = read_json(path, metadata, "model")
+    model_config = _read_object(path, metadata, "model")
+    check_config(path, model_config)
     with torch.device("meta"):
         check_tensors(path, tensors, from_config(path, model_config))
+    _check_null(path, null_caption, model_config["text_dim"])
     return Snapshot(
         tensors,
         null_caption,
         model_config,
-        read_json(path, metadata, "config"),
-        read_json(path, metadata, "stamps"),
+        _read_object(path, metadata, "config"),
+        _read_object(path, metadata, "stamps"),
         _read_count(path, metadata, "step"),
         _read_count(path, metadata, "samples_seen"),
         None if null_caption is None else _read_kind(path, metadata),
@@ -103,11 +109,27 @@ def find_snapshot(path: str | Path) -> Path:
     return found[max(found)]
 
 
+def _read_object(path: str | Path, metadata: dict[str, str], key: str) -> dict[str, Any]:
+    try:
+        return read_json(path, metadata, key)
+    except RecursionError:
+        raise ValueError(f"{path}: the snapshot's metadata has no readable '{key}'; write it again") from None
+
+
+def _check_null(path: str | Path, null_caption: Tensor | None, width: int | None) -> None:
+    if null_caption is None:
+        return
+    shape = tuple(null_caption.shape)
+    if width is None or len(shape) != 2 or shape[0] == 0 or shape[1] != width:
+        wanted = "there is no text" if width is None else f"captions are (L, {width})"
+        raise ValueError(f"{path}: tensor '{NULL_CAPTION}' is {plain(str(shape))}, where {wanted}")
+
+
 def _read_kind(path: str | Path, metadata: dict[str, str]) -> NullKind:
     kind = metadata.get("null_caption", "empty")
     if kind not in get_args(NullKind):
         raise ValueError(
-            f"{path}: the snapshot's metadata 'null_caption' is {kind}, which is not known; write it again"
+            f"{path}: the snapshot's metadata 'null_caption' is {plain(kind)}, which is not known; write it again"
         )
     return kind  # type: ignore[return-value]
 

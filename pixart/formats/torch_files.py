@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixart.formats.records import refuse_damaged, refuse_misfits
+from pixart.formats.table import quoted
+from pixart.formats.tensor_file import KINDS
+
 # What torch and the pickle machine raise on bytes that are not what they should be.
 BROKEN = (
     UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError,
@@ -23,34 +27,60 @@ def load_torch(path: Path) -> Mapping[str, Any]:
     """The dictionary that ``torch.save`` wrote to ``path``, its tensors still on the disk where the file allows it.
 
     Nothing but tensors, containers, numbers and ``argparse.Namespace`` (which DiT's own training files hold) is ever
-    unpickled. Raises ``ValueError``, in one sentence, for a file that is missing, damaged, asks for more than that, or
-    would unpack to more than its own size.
+    unpickled. Raises ``ValueError``, in one sentence, for a file that is missing, damaged (checksums and lengths of its
+    records are looked at), asks for more than that, or would unpack to more than its own size.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     zipped = _is_zip(path)
     if zipped:
-        _refuse_bomb(path)
+        with _archive(path) as archive:
+            refuse_damaged(path, archive)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except BROKEN as error:
         raise ValueError(f"{path}: {_reason(error)}") from error
+    if zipped:
+        with _archive(path) as archive:
+            refuse_misfits(path, archive)
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         raise ValueError(f"{path}: holds a {type(loaded).__name__}, where named tensors are expected")
     return loaded
 
 
-def check_dense(path: Path, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def check_dense(path: Path, tensors: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The same as plain tensors; ``ValueError`` naming the first that is none or claims more than the file stores."""
     dense = {}
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise ValueError(f"{path}: '{name}' is no dense tensor of floating-point numbers")
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: one of its tensors is named {quoted(repr(name))}, which is no text")
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in KINDS:
+            found = quoted(str(tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__))
+            raise ValueError(
+                f"{path}: {quoted(name)} is no dense tensor of floating-point numbers in 16, 32 or 64 bits ({found})"
+            )
         if not tensor.is_meta and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError(f"{path}: tensor '{name}' claims more numbers than the file stores")
+            raise ValueError(f"{path}: tensor {quoted(name)} claims more numbers than the file stores")
         dense[name] = tensor.detach()
     return dense
+
+
+def check_values(path: Path, tensors: Mapping[str, Tensor], *, allow_nonfinite: bool) -> None:
+    """``ValueError`` naming the first tensor without numbers, or with one that float32 cannot hold."""
+    limit = torch.finfo(torch.float32).max
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(f"{path}: tensor {quoted(name)} has a shape and no numbers (it was saved from 'meta')")
+        if allow_nonfinite or not tensor.numel():
+            continue
+        low, high = (float(end) for end in tensor.aminmax())  # both are NaN where any number is
+        if not (-limit <= low and high <= limit):
+            what = "numbers beyond float32" if abs(low) < torch.inf and abs(high) < torch.inf else "NaN or infinity"
+            raise ValueError(
+                f"{path}: tensor {quoted(name)} holds {what}: take a snapshot from before they came, or read it all "
+                "the same with allow_nonfinite=true (tools/convert.py)"
+            )
 
 
 def _is_zip(path: Path) -> bool:
@@ -58,18 +88,11 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"  # torch's own test; a truncated one is still meant to be one
 
 
-def _refuse_bomb(path: Path) -> None:
-    """torch stores its entries as they are, so nothing of an honest file is larger unpacked than the file."""
+def _archive(path: Path) -> zipfile.ZipFile:
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        return zipfile.ZipFile(path)
     except BROKEN as error:
-        raise ValueError(f"{path}: not a whole file ({error}); copy or download it again") from error
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError(
-            f"{path}: would unpack to more than its own size, which no file of torch.save does; it is not opened"
-        )
+        raise ValueError(f"{path}: not a whole file; copy or download it again") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -79,6 +102,6 @@ def _reason(error: BaseException) -> str:
             f"its pickle asks for {asked[1]}, which weights never need" if asked else "its pickle is not one of weights"
         )
         return f"{what}; it is not opened"
-    return (
-        f"not a whole file of torch.save ({' '.join(str(error).split())[:160] or type(error).__name__}); get it again"
-    )
+    missing = re.search(r"failed locating file ([\w./]+?):", str(error))
+    why = f" (its record {missing[1]} is missing)" if missing else ""
+    return f"not a whole file of torch.save{why}; get it again"

@@ -1,5 +1,6 @@
 """The one form in which weights pass from format to format."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,12 +26,26 @@ class Weights(NamedTuple):
     rows: list[Row]  # one for each tensor that was read
     snapshot: Snapshot | None = None  # the snapshot it was, with what it knows of its run
     pipeline: Path | None = None  # the pipeline folder it lay in, with encoders beside it
+    told: dict[str, Any] | None = None  # what that folder's scheduler tells of the run, in the words of a run
+    path: Path | None = None  # where it was read from
+
+
+def run_config(weights: Weights) -> dict[str, Any]:
+    """What is known of the run that made the weights, in the words of its configuration; {} of most foreign ones."""
+    return dict(weights.told or {}) if weights.snapshot is None else weights.snapshot.run_config
+
+
+def section(weights: Weights, name: str) -> Mapping[str, Any]:
+    """A section of that configuration; {} where there is none, ``ValueError`` where it is no object."""
+    found = run_config(weights).get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{weights.source}: '{name}' in the configuration kept with it is no object; write it again")
+    return found
 
 
 def objective_of(weights: Weights) -> dict[str, Any]:
     """The objective section that the weights were trained for; the released models' in whatever they do not say."""
-    run = {} if weights.snapshot is None else weights.snapshot.run_config
-    return {"kind": "gaussian", **released.OBJECTIVE, **(run.get("objective") or {})}
+    return {"kind": "gaussian", **released.OBJECTIVE, **section(weights, "objective")}
 
 
 def own(tensor: Tensor) -> Tensor:

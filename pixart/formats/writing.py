@@ -1,20 +1,20 @@
 """Weights into any format that can hold them."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pixart.formats import released
-from pixart.formats.aside import folder_aside, written_aside
+from pixart.formats.aside import folder_aside, refuse_taken, written_aside
 from pixart.formats.diffusers_folder import diffusers_config, write_diffusers
 from pixart.formats.official import Y_EMBEDDING, to_official
 from pixart.formats.pipeline_folder import write_beside
 from pixart.formats.positions import POS_EMBED
 from pixart.formats.snapshot import write_snapshot
-from pixart.formats.table import Row
-from pixart.formats.weights import Format, Weights, objective_of
+from pixart.formats.table import Row, plain
+from pixart.formats.weights import Format, Weights, objective_of, run_config, section
 
 
 def write(
@@ -26,14 +26,14 @@ def write(
     autoencoder: str | None = None,
     encoders: Literal["copy", "link"] = "copy",
 ) -> list[Row]:
-    """Write ``weights`` to ``out``; at that path lies a whole file or folder, or what lay there.
+    """Write ``weights`` to ``out``, where nothing may lie yet; afterwards a whole file or folder does, or nothing.
 
     Args:
         weights: from ``read``.
         out: a file for ``snapshot`` and ``pixart``, a new folder for ``diffusers`` and ``diffusers-pipeline``.
         to: see docs/weights.md for what each can hold.
         text_encoder: T5 for a pipeline: a folder, a hub name or "shapes-t5"; None takes the one that the weights came
-            with. For ``pixart`` it gives the null caption of weights that carry none.
+            with. For ``pixart`` it gives the null caption of weights that carry none, likewise.
         autoencoder: likewise for a pipeline.
         encoders: whether a pipeline gets copies of their files, or links to them.
 
@@ -41,9 +41,13 @@ def write(
         What became of each tensor.
 
     Raises:
-        ValueError: one sentence naming what the format cannot hold.
+        ValueError: one sentence naming what the format cannot hold, or what lies at ``out``.
     """
     path = Path(out).expanduser()
+    if to not in get_args(Format):
+        raise ValueError(f"to={plain(str(to))} is not one of {', '.join(get_args(Format))}")
+    refuse_taken(path, folder=to.startswith("diffusers"))
+    _refuse_within(path, {"source": weights.path, "text_encoder": text_encoder, "autoencoder": autoencoder})
     if to == "snapshot":
         return _write_snapshot(path, weights)
     _refuse_what_only_snapshots_say(weights, to)
@@ -61,12 +65,20 @@ def write(
         return write_diffusers(folder / "transformer", weights) + beside
 
 
+def _refuse_within(out: Path, sources: dict[str, str | Path | None]) -> None:
+    """``ValueError`` where ``out`` lies in one of the folders that are read: they are to stay what they are."""
+    for key, source in sources.items():
+        folder = None if source is None else Path(source).expanduser()
+        if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"out={out} lies within {key}={source}: give a place outside of it")
+
+
 def _refuse_what_only_snapshots_say(weights: Weights, to: Format) -> None:
     objective, config = objective_of(weights), weights.model_config
     usual = all(objective.get(key) == released.OBJECTIVE[key] for key in ("num_timesteps", "schedule", "prediction"))
     wrong = None
     if config["num_classes"] is not None or config["text_dim"] is None:
-        wrong = "a model of labels"
+        wrong = "a model of labels (classes in place of captions)"
     elif config["adaln"] != "single":
         wrong = f"adaln={config['adaln']}"
     elif objective["kind"] != "gaussian":
@@ -80,12 +92,12 @@ def _refuse_what_only_snapshots_say(weights: Weights, to: Format) -> None:
 
 
 def _write_snapshot(path: Path, weights: Weights) -> list[Row]:
-    origin = weights.snapshot
+    origin = weights.snapshot  # whose run goes on being theirs
     write_snapshot(
         path,
         weights.tensors,
         model_config=weights.model_config,
-        run_config={} if origin is None else origin.run_config,
+        run_config=run_config(weights),
         stamps={} if origin is None else origin.stamps,
         step=0 if origin is None else origin.step,
         samples_seen=0 if origin is None else origin.samples_seen,
@@ -117,12 +129,13 @@ def _y_embedding(weights: Weights, text_encoder: str | None) -> tuple[Tensor, st
     null = weights.null_caption
     if null is not None and weights.null_kind == "y_embedding":
         return null, "as it was read"
+    text_encoder = text_encoder or _beside(weights)
     if null is None and text_encoder is not None:
         null = _empty_caption(text_encoder)
     if null is None:
         raise ValueError(
             f"to=pixart needs tensor '{Y_EMBEDDING}' and {weights.source} has no null caption: "
-            "give text_encoder= for that of the empty prompt"
+            "give text_encoder= for that of the empty prompt, or null_caption= (tools/convert.py) for that of others"
         )
     wanted = weights.model_config["text_dim"]
     if null.shape[1] != wanted:
@@ -137,9 +150,13 @@ def _y_embedding(weights: Weights, text_encoder: str | None) -> tuple[Tensor, st
 
 
 def _caption_tokens(weights: Weights) -> int:
-    run = {} if weights.snapshot is None else weights.snapshot.run_config
-    section = run.get("text_encoder") or {}
-    return int(section.get("max_tokens", released.CAPTION_TOKENS))
+    return int(section(weights, "text_encoder").get("max_tokens", released.CAPTION_TOKENS))
+
+
+def _beside(weights: Weights) -> str | None:
+    """The pipeline that the weights lay in, if its text encoder is there."""
+    pipeline = weights.pipeline
+    return str(pipeline) if pipeline is not None and (pipeline / "text_encoder").is_dir() else None
 
 
 def _empty_caption(text_encoder: str) -> Tensor:

@@ -24,10 +24,12 @@ def write_gallery(
         title: of the page.
 
     Raises:
-        ValueError: no images, or another number of results.
+        ValueError: no images, another number of results, or no folder at ``folder``.
     """
     folder = Path(folder)
     grid = make_grid(images, [result.prompt for result in results], columns)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={folder} exists already and is no folder: give a folder")
     folder.mkdir(parents=True, exist_ok=True)
     for image, result in zip(images, results, strict=True):
         Image.fromarray(image).save(folder / result.file)

@@ -140,6 +140,15 @@ def test_a_snapshot_of_an_earlier_or_later_version_draws_the_same_picture_to_the
     assert np.array_equal(drawn(rewritten(weights, another_version)), expected)
 
 
+def test_another_autoencoder_than_that_of_the_run_is_told_to_be_the_wrong_one(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL(block_out_channels=[8], norm_num_groups=4, latent_channels=4).save_pretrained(tmp_path / "vae")
+    weights = snapshot(tmp_path / "a.safetensors", null_caption=None)
+    with pytest.raises(ValueError, match=r"has 4 and 1: give the one that the weights were trained with"):
+        open_weights(weights, **SOURCES | {"autoencoder_source": str(tmp_path / "vae")})
+
+
 def test_what_drawing_cannot_do_without_is_named_with_its_file(tmp_path: Path) -> None:
     weights = snapshot(tmp_path / "a.safetensors", null_caption=None)
 

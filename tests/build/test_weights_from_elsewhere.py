@@ -132,12 +132,18 @@ def test_a_pipeline_with_an_lcm_scheduler_draws_in_4_steps_without_guidance_and_
     write(read(tmp_path / "a.pth"), tmp_path / "a", to="diffusers-pipeline", **encoders)
     opened = open_weights(str(tmp_path / "a"), precision="fp32", text_source=None, autoencoder_source=None)
     assert opened.habits == ("dpm_solver", 20, 4.5)
-    LCMScheduler(timestep_scaling=9.0).save_pretrained(tmp_path / "a" / "scheduler")
+    linear = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
+    LCMScheduler(**linear, timestep_scaling=9.0).save_pretrained(tmp_path / "a" / "scheduler")
     write(read(tmp_path / "a"), tmp_path / "b", to="diffusers-pipeline")
     assert '"timestep_scaling": 9.0' in (tmp_path / "b" / "scheduler" / "scheduler_config.json").read_text()
     assert "LCMScheduler" in (tmp_path / "b" / "model_index.json").read_text()
     opened = open_weights(str(tmp_path / "b"), precision="fp32", text_source=None, autoencoder_source=None)
     assert opened.habits == ("lcm", 4, 1.0)
+    write(read(tmp_path / "b"), tmp_path / "c.safetensors", to="snapshot")
+    sources = {"text_source": "shapes-t5", "autoencoder_source": autoencoder}
+    assert open_weights(str(tmp_path / "c.safetensors"), precision="fp32", **sources).habits == opened.habits
+    write(read(tmp_path / "c.safetensors"), tmp_path / "d", to="diffusers-pipeline", **encoders)
+    assert "LCMScheduler" in (tmp_path / "d" / "model_index.json").read_text()
     (picture,) = opened.pipeline(
         prompts=["a red circle"], seeds=[0], sizes=[opened.sizes[0]], guidance_channels="all", batch_size=1,
         **opened.habits._asdict(),
@@ -155,6 +161,7 @@ def test_the_python_of_docs_weights_md_runs_as_printed(tmp_path: Path, monkeypat
     printed = (DOCS / "weights.md").read_text(encoding="utf-8").replace("DeepFloyd/t5-v1_1-xxl", "shapes-t5")
     names: dict[str, Any] = {name: None for name in ("objective", "text_encoder", "autoencoder")}
     names |= {"x_t": torch.randn(1, 4, 8, 8), "t": torch.tensor([9]), "tokens": torch.randn(1, 3, 64), "mask": None}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for block in re.findall(r"```python\n(.*?)```", printed, re.DOTALL):
         exec(block, names)
     assert names["eps_and_variance"].shape == (1, 8, 8, 8)
@@ -162,6 +169,37 @@ def test_the_python_of_docs_weights_md_runs_as_printed(tmp_path: Path, monkeypat
     (picture,) = names["pictures"]
     assert picture.shape == (*names["sizes"][0], 3)
     assert picture.dtype == np.uint8
+
+
+def test_a_pipeline_of_velocity_over_a_cosine_draws_by_it_and_so_does_a_snapshot_of_it(
+    autoencoder: str, tmp_path: Path
+) -> None:
+    from diffusers import DPMSolverMultistepScheduler
+
+    content = foreign.fill(foreign.pixart_shapes(dim=1152, depth=1, side=4, text_dim=64), std=0.02)
+    torch.save(content, tmp_path / "a.pth")
+    write(read(tmp_path / "a.pth"), tmp_path / "a", to="diffusers-pipeline", text_encoder="shapes-t5",
+          autoencoder=autoencoder)  # fmt: skip
+    noise = drawn(str(tmp_path / "a"))
+    changed = DPMSolverMultistepScheduler(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2")
+    changed.save_pretrained(tmp_path / "a" / "scheduler")
+    write(read(tmp_path / "a"), tmp_path / "b.safetensors", to="snapshot")
+    sources = {"text_source": "shapes-t5", "autoencoder_source": autoencoder}
+    velocity = drawn(str(tmp_path / "a"))
+    assert not np.array_equal(velocity, noise)
+    assert np.array_equal(drawn(str(tmp_path / "b.safetensors"), **sources), velocity)
+
+
+def test_an_autoencoder_of_other_channels_and_a_number_that_drawing_cannot_be_given_name_the_mend(
+    autoencoder: str, tmp_path: Path
+) -> None:
+    shapes = foreign.pixart_shapes(dim=1152, depth=1, side=4, text_dim=64, channels=3)
+    torch.save(foreign.fill(shapes), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"has latents of 4 channels and .*a\.pth takes 3: give the one"):
+        drawn(str(tmp_path / "a.pth"), text_source="shapes-t5", autoencoder_source=autoencoder)
+    torch.save(foreign.fill(foreign.pixart_shapes(dim=48, depth=1, side=4, text_dim=64)), tmp_path / "b.pth")
+    with pytest.raises(ValueError, match=r"give num_heads=; .* python tools/convert\.py source=.*b\.pth to=snapshot"):
+        drawn(str(tmp_path / "b.pth"))
 
 
 def test_foreign_weights_ask_for_each_of_their_2_encoders(autoencoder: str, tmp_path: Path) -> None:

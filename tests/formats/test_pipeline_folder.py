@@ -11,7 +11,9 @@ from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.sampler import make_scheduler, sample
 from pixart.encoders.text import load_text_encoder
 from pixart.formats import load, read, released, write
+from pixart.formats.scheduler_config import SCHEDULER
 from pixart.formats.snapshot import write_snapshot
+from pixart.formats.weights import objective_of
 from pixart.models.dit import PixArt
 
 PROMPTS = ["a red circle above a blue square", "two green triangles"]
@@ -113,6 +115,23 @@ def test_the_scheduler_is_the_solver_of_the_weights_objective(trained, autoencod
     write(read(path), tmp_path / "out", to="diffusers-pipeline")
     config = DPMSolverMultistepScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler").config
     assert (config.prediction_type, config.beta_schedule) == ("v_prediction", "squaredcos_cap_v2")
+    again = read(tmp_path / "out")
+    assert again.told == {"objective": {key: objective[key] for key in again.told["objective"]}}
+    with pytest.raises(ValueError, match="cannot hold the objective velocity, 1000 cosine steps"):
+        write(again, tmp_path / "a.pth", to="pixart")
+    write(again, tmp_path / "b.safetensors", to="snapshot")
+    assert objective_of(read(tmp_path / "b.safetensors"))["prediction"] == "velocity"
+    write(read(tmp_path / "b.safetensors"), tmp_path / "c", to="diffusers-pipeline", text_encoder="shapes-t5",
+          autoencoder=str(autoencoder))  # fmt: skip
+    assert (tmp_path / "c" / SCHEDULER).read_text() == (tmp_path / "out" / SCHEDULER).read_text()
+
+
+def test_the_text_encoder_in_the_folder_gives_the_null_caption_of_a_pth(folder, tmp_path):
+    write(read(folder), tmp_path / "a.pth", to="pixart")
+    assert read(tmp_path / "a.pth", num_heads=4).null_caption.shape == (120, 64)
+    alone = read(folder / "transformer")
+    with pytest.raises(ValueError, match=r"give text_encoder= .*, or null_caption= \(tools/convert.py\)"):
+        write(alone, tmp_path / "b.pth", to="pixart")
 
 
 @pytest.mark.parametrize(

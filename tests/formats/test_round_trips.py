@@ -140,7 +140,10 @@ def test_a_missing_unknown_or_misshapen_tensor_of_a_folder_is_named(folder, tens
         ({"_class_name": "UNet2DConditionModel"}, "describes a UNet2DConditionModel"),
         ({"norm_type": "ada_norm_zero"}, "norm_type is ada_norm_zero"),
         ({"num_layers": 3}, r"'transformer_blocks\.2.* is missing"),
-        ({"num_attention_heads": None}, "lacks a usable"),
+        ({"num_attention_heads": None}, r"lacks a usable num_attention_heads \(it is None\)"),
+        ({"num_attention_heads": 0}, r"lacks a usable num_attention_heads \(it is 0\)"),
+        ({"sample_size": 10**9}, "lacks a usable sample_size"),
+        ({"interpolation_scale": -1}, r"lacks a usable interpolation_scale \(it is -1\)"),
         ({"caption_channels": 21}, "'caption_projection.linear_1.weight' is"),
     ],
 )
@@ -237,12 +240,39 @@ def test_a_text_encoder_gives_the_null_caption_that_diffusers_weights_lack(tmp_p
         )
 
 
-def test_an_existing_folder_is_not_written_over_and_a_file_is_replaced_whole(tmp_path):
+def test_nothing_that_exists_is_written_over_the_source_under_3_names_least_of_all(tmp_path):
     official(tmp_path / "start.pth")
     weights = read(tmp_path / "start.pth", num_heads=4)
-    write(weights, tmp_path / "out", to="diffusers")
-    with pytest.raises(ValueError, match="exists already"):
-        write(weights, tmp_path / "out", to="diffusers")
-    for _ in range(2):
-        write(weights, tmp_path / "out.safetensors", to="snapshot")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "out.safetensors", "start.pth"]
+    (tmp_path / "link.pth").symlink_to(tmp_path / "start.pth")
+    (tmp_path / "hard.pth").hardlink_to(tmp_path / "start.pth")
+    write(weights, tmp_path / "folder", to="diffusers")
+    before = (tmp_path / "start.pth").read_bytes()
+    for out, to in [("start.pth", "pixart"), ("link.pth", "pixart"), ("hard.pth", "snapshot"), ("folder", "diffusers"),
+                    ("folder", "snapshot"), ("start.pth", "diffusers")]:  # fmt: skip
+        with pytest.raises(ValueError, match=rf"out=.*{out} exists already \(a .*\): give a new "):
+            write(weights, tmp_path / out, to=to)
+    assert (tmp_path / "start.pth").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "hard.pth", "link.pth", "start.pth"]
+
+
+def test_nothing_is_written_into_a_folder_that_is_read(folder, tmp_path):
+    weights, autoencoder = read(folder), tmp_path / "vae"
+    autoencoder.mkdir()
+    for out, key in [(folder / "sub", "source"), (folder / "x" / ".." / "a.pth", "source"),
+                     (autoencoder / "a", "autoencoder")]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"lies within {key}="):
+            write(weights, out, to="diffusers-pipeline", text_encoder="shapes-t5", autoencoder=str(autoencoder))
+    assert list(autoencoder.iterdir()) == []
+    with pytest.raises(ValueError, match="to=onnx is not one of snapshot, pixart, diffusers, diffusers-pipeline"):
+        write(weights, tmp_path / "a", to="onnx")
+
+
+def test_tensors_that_share_a_storage_go_to_each_format_as_their_own(tmp_path):
+    content = foreign.fill(foreign.pixart_shapes(**SMALL))
+    content["blocks.0.attn.proj.weight"] = content["blocks.0.cross_attn.proj.weight"]
+    torch.save(content, tmp_path / "a.pth")
+    weights = read(tmp_path / "a.pth", num_heads=4)
+    for out, to in [("a", "diffusers"), ("a.safetensors", "snapshot"), ("b.pth", "pixart")]:
+        write(weights, tmp_path / out, to=to)
+        again = read(tmp_path / out, num_heads=4)
+        assert all(torch.equal(again.tensors[name], tensor) for name, tensor in weights.tensors.items())

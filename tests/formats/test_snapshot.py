@@ -115,11 +115,28 @@ def rewrite(path, trained_model, *, tensors=None, **metadata):
         ({"step": "many"}, "no number 'step'"),
         ({"samples_seen": None}, "no number 'samples_seen'"),
         ({"model": "{}"}, "cannot be built"),
+        ({"config": "[" * 100_000}, "no readable 'config'"),
     ],
 )
 def test_damaged_metadata_is_named(trained, tmp_path, metadata, words):
     with pytest.raises(ValueError, match=words):
         read_snapshot(rewrite(tmp_path / "a.safetensors", trained(), **metadata))
+
+
+@pytest.mark.parametrize("shape", [(0, 20), (3, 5), (20,)])
+def test_a_null_caption_of_3_shapes_that_no_caption_has_is_refused(trained, tmp_path, shape):
+    path = write(tmp_path / "a.safetensors", trained(), null_caption=torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"'null_caption' is \(.*\), where captions are \(L, 20\)"):
+        read_snapshot(path)
+    path = write(tmp_path / "a.safetensors", trained(text_dim=None, num_classes=3), null_caption=torch.zeros(1, 20))
+    with pytest.raises(ValueError, match="where there is no text"):
+        read_snapshot(path)
+
+
+def test_integers_among_the_tensors_are_refused_by_name(trained, tmp_path):
+    tensors = trained().state_dict() | {"t_block.1.bias": torch.zeros(288, dtype=torch.int32)}
+    with pytest.raises(ValueError, match=r"'t_block.1.bias' is no dense tensor of floating-point .* \('torch.int32'\)"):
+        read_snapshot(rewrite(tmp_path / "a.safetensors", trained(), tensors=tensors))
 
 
 def test_a_renamed_a_missing_and_a_misshapen_tensor_are_named(trained, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixart.formats.torch_files import check_dense, load_torch
+from pixart.formats.torch_files import check_dense, check_values, load_torch
 
 
 class Malicious:
@@ -86,7 +86,81 @@ def test_a_tensor_of_4_tb_over_4_stored_bytes_is_named(tmp_path):
         check_dense(tmp_path / "a.pth", load_torch(tmp_path / "a.pth"))
 
 
-@pytest.mark.parametrize("value", [3, "words", torch.arange(3), torch.eye(3).to_sparse()])
+def repacked(whole: Path, out: Path, change) -> Path:
+    """The archive with ``change(name, content)`` in place of each record."""
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(out, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, change(name, source.read(name)))
+    return out
+
+
+@pytest.mark.parametrize("length", [3990, 3999, 4001, 8000])
+def test_a_record_shorter_or_longer_than_its_4000_bytes_is_refused(whole, tmp_path, length):
+    out = repacked(whole, tmp_path / "a.pth", lambda name, x: (x * 2)[:length] if name.endswith("data/0") else x)
+    with pytest.raises(ValueError, match=rf"data/0 holds {length} bytes and the tensors over it need 4000"):
+        load_torch(out)
+
+
+def test_storages_of_8_kinds_have_records_of_their_length(tmp_path):
+    kinds = [torch.float64, torch.bfloat16, torch.int16, torch.bool, torch.uint16, torch.float8_e4m3fn, torch.complex64]
+    content = {str(kind): torch.zeros(3).to(kind) for kind in kinds} | {"none": torch.zeros(0)}
+    torch.save(content | {"of": torch.nn.Parameter(torch.ones(2))}, tmp_path / "a.pth")
+    assert len(load_torch(tmp_path / "a.pth")) == 9
+
+
+def test_1_byte_that_fell_over_is_found_by_its_checksum_where_there_are_any(whole, tmp_path):
+    content = bytearray(whole.read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 100] ^= 1
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="its record whole/data/0 does not have its checksum"):
+        load_torch(tmp_path / "a.pth")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, tmp_path / "b.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load_torch(tmp_path / "b.pth")["a"], torch.ones(3))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_2_records_of_one_name_are_not_opened(whole):
+    with zipfile.ZipFile(whole, "a") as archive:
+        archive.writestr("whole/data/0", bytes(10))
+    with pytest.raises(ValueError, match="two records of one name"):
+        load_torch(whole)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sentence"),
+    [
+        (torch.tensor([0.0, torch.nan]), "'odd' holds NaN or infinity"),
+        (torch.tensor([torch.inf]).half(), "'odd' holds NaN or infinity"),
+        (torch.tensor([1e300], dtype=torch.float64), "'odd' holds numbers beyond float32"),
+        (torch.zeros(2, device="meta"), "'odd' has a shape and no numbers"),
+    ],
+)
+def test_what_float32_cannot_hold_is_named_and_let_in_when_asked_but_never_a_tensor_without_numbers(tensor, sentence):
+    tensors = {"even": torch.zeros(0), "odd": tensor}
+    with pytest.raises(ValueError, match=rf"a\.pth: tensor {sentence}"):
+        check_values(Path("a.pth"), tensors, allow_nonfinite=False)
+    if not tensor.is_meta:
+        check_values(Path("a.pth"), tensors, allow_nonfinite=True)
+
+
+def test_a_name_of_100000_letters_is_cut_its_control_characters_written_out_and_no_text_refused():
+    for name, shown in [
+        ("e" * 100_000, "'e{120}… "),
+        ("evil\n\x1b[31m", r"'evil\\n\\x1b\[31m'"),
+        (3, "named '3', which is"),
+    ]:
+        with pytest.raises(ValueError, match=shown) as caught:
+            check_dense(Path("a.pth"), {name: 3})
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "value", [3, "words", torch.arange(3), torch.eye(3).to_sparse(), torch.zeros(2).to(torch.float8_e4m3fn)]
+)
 def test_what_is_no_dense_tensor_of_floats_is_named(value):
     with pytest.raises(ValueError, match="'odd' is no dense tensor"):
         check_dense(Path("a.pth"), {"odd": value})

@@ -67,8 +67,8 @@ def test_diffusers_and_back_with_the_null_caption_of_the_original(official, tmp_
     convert(monkeypatch, *back, f"null_caption={official}")
     start, end = torch.load(official)["state_dict"], torch.load(tmp_path / "b.pth")["state_dict"]
     assert [name for name in start if name != "pos_embed" and not torch.equal(end[name], start[name])] == []
-    convert(monkeypatch, *back, "text_encoder=shapes-t5")
-    assert torch.load(tmp_path / "b.pth")["state_dict"]["y_embedder.y_embedding"].shape == (120, 64)
+    convert(monkeypatch, *back[:-1], f"out={tmp_path / 'c.pth'}", "text_encoder=shapes-t5")
+    assert torch.load(tmp_path / "c.pth")["state_dict"]["y_embedder.y_embedding"].shape == (120, 64)
 
 
 @pytest.mark.parametrize(

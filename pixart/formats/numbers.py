@@ -1,0 +1,58 @@
+"""Whether a stored configuration can be that of a model, before one is built from it."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixart.formats.table import plain, quoted
+from pixart.models.dit import PixArt
+
+MOST = {
+    "input_size": 1 << 14,  # latent cells a side
+    "patch_size": 1 << 8,
+    "in_channels": 1 << 12,
+    "out_channels": 1 << 13,
+    "dim": 1 << 16,
+    "depth": 1000,
+    "num_heads": 1 << 12,
+    "text_dim": 1 << 20,
+    "num_classes": 1 << 24,
+}  # far beyond any model: above them is a mistake that would fill the memory, or the time, before a tensor is missed
+MAY_BE_NONE = ("text_dim", "num_classes")
+LARGEST_RATIO = 1024.0  # of mlp_ratio and interpolation_scale, and one over the smallest
+
+
+def check_config(path: Path | str, config: Mapping[str, Any]) -> None:
+    """``ValueError`` naming a keyword argument of ``PixArt`` that is missing, unknown, or of no possible value."""
+    known = inspect.signature(PixArt).parameters
+    for key in known.keys() - config.keys():
+        raise _refusal(path, f"it has no {key}")
+    for key in config.keys() - known.keys():
+        raise _refusal(path, f"{quoted(key)} is no key of a model")
+    for key, most in MOST.items():
+        if not (is_whole(config[key], most) or (key in MAY_BE_NONE and config[key] is None)):
+            raise _refusal(path, f"{key}={plain(str(config[key]))} must be a whole number from 1 to {most}")
+    for key in ("mlp_ratio", "interpolation_scale"):
+        if not is_ratio(config[key]):
+            raise _refusal(path, f"{key}={plain(str(config[key]))} must be a number above 0, at most {LARGEST_RATIO:g}")
+    for key in ("size_conditioning", "fp32_attention", "checkpoint_blocks"):
+        if not isinstance(config[key], bool):
+            raise _refusal(path, f"{key}={plain(str(config[key]))} must be true or false")
+
+
+def is_whole(value: object, most: int) -> bool:
+    """Whether ``value`` is an integer from 1 to ``most``."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def is_ratio(value: object) -> bool:
+    """Whether ``value`` is a finite number above zero, and neither tiny nor huge."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return 1 / LARGEST_RATIO <= value <= LARGEST_RATIO
+
+
+def _refusal(path: Path | str, what: str) -> ValueError:
+    return ValueError(f"{path}: the model it describes cannot be built: {what}; write or get it again")
