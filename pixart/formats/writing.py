@@ -1,6 +1,7 @@
 """Weights into any format that can hold them."""
 
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal, get_args
 
 import torch
@@ -49,8 +50,10 @@ def write(
     refuse_taken(path, folder=to.startswith("diffusers"))
     _refuse_within(path, {"source": weights.path, "text_encoder": text_encoder, "autoencoder": autoencoder})
     if to == "snapshot":
+        _refuse_unwritable(path)
         return _write_snapshot(path, weights)
     _refuse_what_only_snapshots_say(weights, to)
+    _refuse_unwritable(path)
     if to == "pixart":
         return _write_official(path, weights, text_encoder)
     if to == "diffusers":
@@ -71,6 +74,15 @@ def _refuse_within(out: Path, sources: dict[str, str | Path | None]) -> None:
         folder = None if source is None else Path(source).expanduser()
         if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"out={out} lies within {key}={source}: give a place outside of it")
+
+
+def _refuse_unwritable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"out={path} cannot be written ({error.strerror}): give another place") from error
 
 
 def _refuse_what_only_snapshots_say(weights: Weights, to: Format) -> None:
