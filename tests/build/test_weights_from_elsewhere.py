@@ -159,16 +159,23 @@ def test_the_python_of_docs_weights_md_runs_as_printed(tmp_path: Path, monkeypat
     write(read("PixArt-XL-2-512x512.pth"), "folder", to="diffusers")
     run(2, tmp_path / "anything")
     printed = (DOCS / "weights.md").read_text(encoding="utf-8").replace("DeepFloyd/t5-v1_1-xxl", "shapes-t5")
-    names: dict[str, Any] = {name: None for name in ("objective", "text_encoder", "autoencoder")}
-    names |= {"x_t": torch.randn(1, 4, 8, 8), "t": torch.tensor([9]), "tokens": torch.randn(1, 3, 64), "mask": None}
+    names: dict[str, Any] = {}
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for block in re.findall(r"```python\n(.*?)```", printed, re.DOTALL):
         exec(block, names)
-    assert names["eps_and_variance"].shape == (1, 8, 8, 8)
+    assert names["eps_and_variance"].shape == (2, 8, 8, 8)
     assert len(names["rows"]) == len(names["weights"].tensors) + 2
     (picture,) = names["pictures"]
     assert picture.shape == (*names["sizes"][0], 3)
     assert picture.dtype == np.uint8
+    assert (tmp_path / "circle.png").stat().st_size > 100
+    (made,) = re.findall(r"`(Pipeline\(.*?\))`", printed)
+    exec(f"from pixart.sampling import Pipeline\nmade = {made}", names)
+    again = names["made"](
+        prompts=["a red circle"], seeds=[0], sizes=[names["sizes"][0]], guidance_channels="all", batch_size=1,
+        **names["habits"]._asdict(),
+    )  # fmt: skip
+    assert np.array_equal(again[0], picture)
 
 
 def test_a_pipeline_of_velocity_over_a_cosine_draws_by_it_and_so_does_a_snapshot_of_it(
