@@ -25,8 +25,8 @@ _ROUNDS = 8
 def generator(seed: int, k: int, position: int, use: Use) -> np.random.Generator:
     """The generator of one ``use`` of one ``position`` of global batch ``k``.
 
-    ``k`` may be negative (a validation pass, see ``pixart.data.planning.validation``). Each generator owns 2**128 blocks
-    of numbers, so that two of them never overlap. Raises ``ValueError`` for a seed outside [0, 2**64).
+    ``k`` may be negative (a validation pass, see ``pixart.data.planning.validation``). Each generator owns 2**128
+    blocks of numbers, so that two of them never overlap. Raises ``ValueError`` for a seed outside [0, 2**64).
     """
     if not 0 <= seed <= _WORD:
         raise ValueError(f"seed={seed} is not in [0, 2**64)")

@@ -8,13 +8,13 @@ from typing import Any
 
 from pixart.formats.architecture import RUNNING, check, on_meta
 from pixart.formats.diffusers_names import join, split, theirs
-from pixart.formats.numbers import MOST, is_ratio, is_whole
 from pixart.formats.positions import Told
 from pixart.formats.shards import WEIGHTS, read_object, read_shards
 from pixart.formats.table import Row, plain
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
 from pixart.formats.weights import Weights
+from pixart.models.numbers import MOST, is_ratio, is_whole
 
 CONFIG = "config.json"
 KINDS = ("PixArtTransformer2DModel", "Transformer2DModel")  # the second is the older name

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pixart.formats.aside import written_aside
-from pixart.formats.numbers import check_config
 from pixart.formats.table import plain
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
@@ -75,7 +74,6 @@ def read_snapshot(path: str | Path) -> Snapshot:
     tensors = check_dense(Path(path), found)
     null_caption = tensors.pop(NULL_CAPTION, None)
     model_config = _read_object(path, metadata, "model")
-    check_config(path, model_config)
     with torch.device("meta"):
         check_tensors(path, tensors, from_config(path, model_config))
     _check_null(path, null_caption, model_config["text_dim"])

@@ -4,6 +4,7 @@ Letters: N batch, C latent channels, H W latent size, P patch side, h w tokens p
 L caption tokens, D width. Parameter names are those of the released weights.
 """
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from pixart.models.attention import BACKENDS, choose
 from pixart.models.blocks import FinalLayer, PixArtBlock, own_modulation
 from pixart.models.embeddings import ConditionEmbedder, NumberEmbedder, Positions
 from pixart.models.initialise import initialise
+from pixart.models.numbers import check_config
 from pixart.models.precision import as_given
 from pixart.models.weights import NULL_CAPTION, read_file, read_json
 
@@ -143,6 +145,8 @@ class PixArt(nn.Module):
     def embed_text(self, cond: Conditioning, queries: int) -> tuple[Tensor | None, Any]:
         """Caption tokens (N, L, D), and their padding as the attention backend wants it for T = ``queries``."""
         if self.y_embedder.y_proj is None:
+            if cond.tokens is not None:
+                raise ValueError("this model is conditioned on labels: give cond.label (N,), and no cond.tokens")
             return None, None
         if cond.tokens is None:
             raise ValueError(
@@ -184,6 +188,7 @@ class PixArt(nn.Module):
 
 def from_config(path: str | Path, config: dict[str, Any]) -> PixArt:
     """The model that ``config``, as stored at ``path``, describes; ``ValueError`` if it describes none."""
+    check_config(path, config, known=inspect.signature(PixArt).parameters)
     try:
         return PixArt(**config)
     except (TypeError, ValueError) as error:

@@ -18,14 +18,20 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; give the path of a snapshot (step_*.safetensors)")
+        raise ValueError(
+            f"{path}: there is no such file; give the path of a snapshot (step_*.safetensors), and "
+            "anything else, folders too, to pixart.formats.load"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             names = file.keys() if metadata.get("format") == FORMAT else []
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); write or copy it again") from error
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}): write or copy it again, and "
+            "give weights of other formats to pixart.formats.load"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: a safetensors file, but not a snapshot of ours; convert it with tools/convert.py")
     return tensors, metadata
@@ -35,7 +41,7 @@ def read_json(path: str | Path, metadata: dict[str, str], key: str) -> dict[str,
     """The object that ``metadata[key]`` holds as text."""
     try:
         value = json.loads(metadata[key])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the snapshot's metadata has no readable '{key}'; write it again") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: the snapshot's metadata '{key}' is not an object; write it again")

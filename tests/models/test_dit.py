@@ -115,7 +115,13 @@ def test_two_blocks_at_xl_2_width_learn_from_one_backward():
 
 @pytest.mark.parametrize("changes", [{}, {"adaln": "per_block"}, {"text_dim": None, "num_classes": 3}])
 def test_output_is_exactly_0_as_initialised(small, captioned, x_t, t, changes):
-    assert small(**changes)(x_t, t, captioned).abs().max() == 0
+    cond = Conditioning(label=torch.tensor([0, 2])) if "num_classes" in changes else captioned
+    assert small(**changes)(x_t, t, cond).abs().max() == 0
+
+
+def test_a_label_model_refuses_captions(small, captioned, x_t, t):
+    with pytest.raises(ValueError, match="conditioned on labels: give cond.label"):
+        small(text_dim=None, num_classes=3)(x_t, t, captioned)
 
 
 def test_contents_of_padding_change_no_bit_of_the_output_even_nan(small, randomise, captioned, x_t, t):

@@ -1,13 +1,11 @@
 """Whether a stored configuration can be that of a model, before one is built from it."""
 
-import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixart.formats.table import plain, quoted
-from pixart.models.dit import PixArt
+_LONGEST = 80  # characters of a value that a sentence shows
 
 MOST = {
     "input_size": 1 << 14,  # latent cells a side
@@ -24,22 +22,21 @@ MAY_BE_NONE = ("text_dim", "num_classes")
 LARGEST_RATIO = 1024.0  # of mlp_ratio and interpolation_scale, and one over the smallest
 
 
-def check_config(path: Path | str, config: Mapping[str, Any]) -> None:
-    """``ValueError`` naming a keyword argument of ``PixArt`` that is missing, unknown, or of no possible value."""
-    known = inspect.signature(PixArt).parameters
-    for key in known.keys() - config.keys():
+def check_config(path: Path | str, config: Mapping[str, Any], *, known: Collection[str]) -> None:
+    """``ValueError`` naming a key of ``known`` that is missing, one that is unknown, or one of no possible value."""
+    for key in set(known) - config.keys():
         raise _refusal(path, f"it has no {key}")
-    for key in config.keys() - known.keys():
-        raise _refusal(path, f"{quoted(key)} is no key of a model")
+    for key in config.keys() - set(known):
+        raise _refusal(path, f"{_shown(key)} is no key of a model")
     for key, most in MOST.items():
         if not (is_whole(config[key], most) or (key in MAY_BE_NONE and config[key] is None)):
-            raise _refusal(path, f"{key}={plain(str(config[key]))} must be a whole number from 1 to {most}")
+            raise _refusal(path, f"{key}={_shown(config[key])} must be a whole number from 1 to {most}")
     for key in ("mlp_ratio", "interpolation_scale"):
         if not is_ratio(config[key]):
-            raise _refusal(path, f"{key}={plain(str(config[key]))} must be a number above 0, at most {LARGEST_RATIO:g}")
+            raise _refusal(path, f"{key}={_shown(config[key])} must be a number above 0, at most {LARGEST_RATIO:g}")
     for key in ("size_conditioning", "fp32_attention", "checkpoint_blocks"):
         if not isinstance(config[key], bool):
-            raise _refusal(path, f"{key}={plain(str(config[key]))} must be true or false")
+            raise _refusal(path, f"{key}={_shown(config[key])} must be true or false")
 
 
 def is_whole(value: object, most: int) -> bool:
@@ -52,6 +49,10 @@ def is_ratio(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return False
     return 1 / LARGEST_RATIO <= value <= LARGEST_RATIO
+
+
+def _shown(value: object) -> str:
+    return ascii(value)[:_LONGEST]
 
 
 def _refusal(path: Path | str, what: str) -> ValueError:

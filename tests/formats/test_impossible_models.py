@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixart.formats.numbers import check_config, is_ratio
 from pixart.formats.snapshot import read_snapshot, write_snapshot
+from pixart.models.dit import PixArt
+from pixart.models.numbers import check_config, is_ratio
 
 
 @pytest.mark.timeout(60)
@@ -29,14 +30,16 @@ def test_each_of_17_numbers_that_are_none_is_named_before_a_model_is_built(train
     with pytest.raises(ValueError, match=rf"a\.safetensors: the model it describes cannot be built: '?{key}") as caught:
         read_snapshot(tmp_path / "a.safetensors")
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="the model it describes cannot be built"):
+        PixArt.from_pretrained(tmp_path / "a.safetensors")
 
 
 def test_a_configuration_of_a_model_passes_and_one_without_a_key_does_not(small):
     config = small().config
-    check_config("a", config)
+    check_config("a", config, known=config)
     for key in config:
         with pytest.raises(ValueError, match=f"it has no {key}"):
-            check_config("a", {name: value for name, value in config.items() if name != key})
+            check_config("a", {name: value for name, value in config.items() if name != key}, known=config)
 
 
 @given(value=st.one_of(st.floats(), st.integers(), st.booleans(), st.text(), st.none()))
