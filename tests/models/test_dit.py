@@ -120,7 +120,7 @@ def test_output_is_exactly_0_as_initialised(small, captioned, x_t, t, changes):
 
 
 def test_a_label_model_refuses_captions(small, captioned, x_t, t):
-    with pytest.raises(ValueError, match="conditioned on labels: give cond.label"):
+    with pytest.raises(ValueError, match="conditioned on labels: give cond"):
         small(text_dim=None, num_classes=3)(x_t, t, captioned)
 
 
