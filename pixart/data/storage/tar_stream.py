@@ -28,7 +28,7 @@ class Span(NamedTuple):
 
 
 class TarStream:
-    """A tar that is read once; ``ValueError`` in one sentence if it is truncated or no tar."""
+    """A tar that is read once; ``ValueError`` in one sentence if it is cut, goes on after its end, or is no tar."""
 
     def __init__(self, path: Path, *, hashed: bool):
         """Open ``path``; with ``hashed`` every byte is read, and ``sha256`` tells what they were."""
@@ -65,6 +65,7 @@ class TarStream:
                 yield name, Span(start, size)
             if kind not in _WITHOUT_CONTENTS:
                 self._pass(start + -(-size // _BLOCK) * _BLOCK)
+        self._see_the_end()
 
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes."""
@@ -96,6 +97,15 @@ class TarStream:
         elif self._offset < end:
             self._file.seek(end)
             self._offset = end
+
+    def _see_the_end(self) -> None:
+        """``ValueError`` where anything but zeros follows: a second tar, or what lies behind a hole of zeros."""
+        while left := self._size - self._offset:
+            piece = self.read(min(_PIECE, left))
+            if piece.count(0) != len(piece):
+                raise ValueError(
+                    f"{self._path} goes on after its end: it was concatenated or has a hole; write it again"
+                )
 
     def _broken(self) -> ValueError:
         return ValueError(f"{self._path} is truncated or no tar: copy it again or take it away")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 import zlib
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -145,3 +146,32 @@ def test_a_pax_record_of_the_wrong_length_is_damage(tmp_path: Path):
             archive.addfile(tarfile.TarInfo("a.txt"))
         with pytest.raises(ValueError, match="is truncated or no tar"):
             describe_tar(tmp_path / "a.tar", checksums=False)
+
+
+def _concatenated(data: bytes) -> bytes:
+    return data + data.replace(b".jpg", b".png")
+
+
+def _with_a_hole(data: bytes) -> bytes:
+    return data[: 7 * 512] + bytes(512) + data[8 * 512 :]  # where the header of the second sample stood
+
+
+def _ended_early(data: bytes) -> bytes:
+    return data + bytes(3 * 2**20) + b"x"
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+@pytest.mark.parametrize("damage", [_concatenated, _with_a_hole, _ended_early])
+def test_a_tar_that_goes_on_after_its_end_is_refused_and_loses_no_sample_silently(
+    path: Path, damage: Callable[[bytes], bytes], checksums: bool
+):
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"a\.tar goes on after its end: it was concatenated or has a hole"):
+        describe_tar(path, checksums=checksums)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5000])
+def test_any_number_of_blocks_of_zeros_ends_a_tar(path: Path, blocks: int):
+    path.write_bytes(path.read_bytes()[: 21 * 512] + bytes(512 * blocks))
+    for checksums in (False, True):
+        assert len(describe_tar(path, checksums=checksums).samples) == 3
