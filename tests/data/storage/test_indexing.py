@@ -110,13 +110,24 @@ def test_a_truncated_tar_stops_the_run_leaves_the_old_index_and_costs_only_itsel
     assert read_index(root).fingerprint == before
 
 
-def test_one_key_in_two_of_four_tars_leads_every_key_by_its_tar(root: Path):
+def test_one_key_in_two_of_four_tars_leads_the_second_by_its_tar_and_leaves_every_other_as_it_is(root: Path):
     tar(root / "d.tar", ["0-0", "e"])
     build_index(root)
     index = read_index(root)
-    keys = [f"{name}/{place}-{i}" for place, name in enumerate("abc") for i in range(5)]
-    assert index.keys.to_pylist() == [*keys, "d/0-0", "d/e"]
+    keys = [f"{place}-{i}" for place in range(3) for i in range(5)]
+    assert index.keys.to_pylist() == [*keys, "d/0-0", "e"]
     assert index.digests.tolist() == digests_of(index.keys.to_pylist()).tolist()
+
+
+def test_a_key_that_another_one_has_as_it_is_led_twice_and_all_keys_are_one_of_a_kind(root: Path):
+    tar(root / "b.tar", ["0-0", "x", "b/0-0"])
+    tar(root / "c.tar", ["x", "b/x"])
+    tar(root / "d.tar", ["d/d/0-0", "0-0", "d/0-0"])
+    build_index(root)
+    index = read_index(root)
+    keys = [*(f"0-{i}" for i in range(5)), "b/b/0-0", "x", "b/0-0", "c/x", "b/x", "d/d/0-0", "d/d/d/0-0", "d/0-0"]
+    assert index.keys.to_pylist() == keys
+    assert index.digests.tolist() == digests_of(keys).tolist()
 
 
 def test_skipped_samples_are_recorded_until_there_are_none(root: Path):
