@@ -1,6 +1,7 @@
 """Examples: what a global batch of the plan holds, drawn position by position, cut into micro-batches."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Literal, Protocol
 
@@ -18,7 +19,7 @@ from pixart.data.planning.plan import PlannedBatch
 from pixart.data.randomness import Use, generator, uniforms
 from pixart.data.source import Sample, Source
 from pixart.data.stored import caption_count, moments_of, padded_ids, states_of
-from pixart.data.substitutes import Read, read_or_substitute
+from pixart.data.substitutes import Read, read_all, read_or_substitute
 from pixart.data.transforms import fit, normalised_batch
 
 __all__ = ["Batches", "Cut", "Examples", "Tokenize", "cuts"]
@@ -101,10 +102,10 @@ class Examples(Dataset[Batch]):
         self._stratified = stratified
 
     def __getitem__(self, cut: Cut) -> Batch:
-        """The micro-batch of N = stop - start examples, all of one bucket."""
+        """The micro-batch of N = stop - start examples of one bucket; ``NothingLeft`` where one cannot be had."""
         planned = self.plan.batch(cut.k)
         positions = range(cut.start, cut.stop)
-        read = [self._read(planned, position) for position in positions]
+        read = read_all(partial(self._read, planned, position) for position in positions)
         samples = [one.sample for one in read]
         u = uniforms(self._seed, cut.k, len(planned.rows), self._stratified)[cut.start : cut.stop]
         size, aspect_ratio = self._sizes(np.array([one.row for one in read]), planned.bucket)

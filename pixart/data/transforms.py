@@ -1,6 +1,7 @@
 """From bytes to pixels, and from pixels to the size of a bucket."""
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ BROKEN_IMAGE = (
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 _ORIENTATION = 0x0112  # EXIF
+_ADDRESS = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
@@ -46,7 +48,8 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
         with opened(data) as image:
             return np.asarray(rgb(image))
     except BROKEN_IMAGE as error:
-        raise ValueError(f"{name}: the image cannot be decoded ({error})") from error
+        # Pillow names the object that it read from, whose address is another one each time.
+        raise ValueError(f"{name}: the image cannot be decoded ({_ADDRESS.sub('', str(error))})") from error
 
 
 def rgb(image: Image.Image) -> Image.Image:

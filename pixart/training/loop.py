@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pixart.batch import Batch
 from pixart.data.loading import Step
+from pixart.data.substitutes import NothingLeft
 from pixart.diffusion.objective import Objective
 from pixart.training.ema import Ema
 from pixart.training.faults import Faults
@@ -65,14 +66,21 @@ class Learner:
 def fit(learner: Learner, look_after: Callable[[Learner], bool]) -> None:
     """Train until ``look_after``, which is called before every step and after the last, says that it is done."""
     with closing(learner.read(learner.progress.k)) as batches:  # an error must not leave its workers to chance
-        while not look_after(learner):
-            step = next(batches)
-            learn(learner, step)
-            progress = learner.progress
-            learner.ema.update(learner.bare)
-            progress.step += 1
-            progress.k = step.k + 1
-            progress.samples_seen += step.global_batch
+        try:
+            while not look_after(learner):
+                _advance(learner, next(batches))
+        except NothingLeft as error:
+            learner.faults.write_last(learner.progress.step + 1, error.faults)
+            raise
+
+
+def _advance(learner: Learner, step: Step) -> None:
+    progress = learner.progress
+    learn(learner, step)
+    learner.ema.update(learner.bare)
+    progress.step += 1
+    progress.k = step.k + 1
+    progress.samples_seen += step.global_batch
 
 
 def learn(learner: Learner, step: Step) -> None:

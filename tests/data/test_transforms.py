@@ -38,6 +38,17 @@ def test_measure_tells_the_size_that_decode_gives_for_all_eight_orientations(ori
         assert measure(image) == decode(data, "a").shape[:2] == ((9, 5) if orientation > 4 else (5, 9))
 
 
+def test_the_reason_is_the_same_2_times_for_it_names_no_address():
+    reasons = set()
+    for kept in (b"no image", bytearray(b"no image")):
+        with pytest.raises(
+            ValueError, match=r"^cat: the image cannot be decoded \(cannot identify image file\)$"
+        ) as bad:
+            decode(bytes(kept), "cat")
+        reasons.add(str(bad.value))
+    assert len(reasons) == 1
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.6])
 def test_bytes_that_are_not_a_whole_image_are_named(share: float):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

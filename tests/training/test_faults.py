@@ -46,11 +46,29 @@ def test_the_log_has_the_2_faults_since_the_last_and_the_share_of_all_so_far(
     faults = made(accelerator, tmp_path)
     faults.note(1, (fault(0), fault(0, 3)))
     faults.gather(50)
-    assert faults.window(50) == {"bad_samples": 2, "bad_share": 0.04}
+    assert faults.window(50) == {"bad_samples": 2, "bad_substitutes": 0, "bad_share": 0.04}
     faults.note(2, (fault(1),))
     faults.gather(100)
-    assert faults.window(100) == {"bad_samples": 1, "bad_share": 0.03}
-    assert faults.window(100) == {"bad_samples": 0, "bad_share": 0.03}
+    assert faults.window(100) == {"bad_samples": 1, "bad_substitutes": 0, "bad_share": 0.03}
+    assert faults.window(100) == {"bad_samples": 0, "bad_substitutes": 0, "bad_share": 0.03}
+
+
+def test_a_position_with_3_bad_substitutes_counts_once_and_they_apart(accelerator: Accelerator, tmp_path: Path) -> None:
+    faults = made(accelerator, tmp_path, max_share=1.0)
+    faults.note(1, tuple(Fault(0, 0, key, "broken") for key in "dcba"))
+    faults.gather(4)
+    assert faults.window(4) == {"bad_samples": 1, "bad_substitutes": 3, "bad_share": 0.25}
+    assert faults.first == ["d"]
+    assert [line["key"] for line in lines(faults)] == [*"dcba"]
+
+
+def test_2_faults_that_stop_the_run_are_written_with_the_note_before_them(
+    accelerator: Accelerator, tmp_path: Path
+) -> None:
+    faults = made(accelerator, tmp_path)
+    faults.note(3, (fault(2),))
+    faults.write_last(4, (fault(3), fault(3, 1)))
+    assert [(line["step"], line["key"]) for line in lines(faults)] == [(3, "key2.0"), (4, "key3.0"), (4, "key3.1")]
 
 
 def test_10_bad_samples_of_the_first_10000_go_and_the_11th_stops_the_run(
@@ -80,10 +98,10 @@ def test_of_a_million_samples_1000_may_be_bad_and_with_a_share_of_0_none(
 def test_a_held_out_sample_is_written_down_once_and_never_counted(accelerator: Accelerator, tmp_path: Path) -> None:
     faults = made(accelerator, tmp_path, max_share=0.0)
     for step in (10, 20):
-        faults.note(step, (fault(-3),))
+        faults.note(step, (fault(-3)._replace(reason=f"said in step {step}"),))
         faults.gather(100)
     assert [line["step"] for line in lines(faults)] == [10]
-    assert faults.window(100) == {"bad_samples": 0, "bad_share": 0.0}
+    assert faults.window(100) == {"bad_samples": 0, "bad_substitutes": 0, "bad_share": 0.0}
 
 
 def test_a_resumed_run_counts_on_and_still_names_the_first_keys(accelerator: Accelerator, tmp_path: Path) -> None:
@@ -92,7 +110,7 @@ def test_a_resumed_run_counts_on_and_still_names_the_first_keys(accelerator: Acc
     faults.gather(64)
     again = made(accelerator, tmp_path)
     again.load_state_dict(faults.state_dict())
-    assert again.window(100) == {"bad_samples": 10, "bad_share": 0.1}
+    assert again.window(100) == {"bad_samples": 10, "bad_substitutes": 0, "bad_share": 0.1}
     again.note(2, (fault(1),))
     with pytest.raises(ValueError, match=r"11 of 128 .* key0\.0, key0\.1, key0\.2 "):
         again.gather(128)
