@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pixart.data.storage.index_merge import write_map
+from pixart.data.storage.index_map import read_map, read_unmapped, write_map
+from pixart.data.storage.index_seal import is_sealed
 from pixart.data.storage.index_table import INDEX_NAME, INDEX_VERSION, MAP_NAME, SCHEMA, Shard, digests_of, noted
 from pixart.data.storage.indexing import Indexed, build_index
 from pixart.data.storage.locks import lock
@@ -76,19 +77,22 @@ def _about(path: Path, mend: str) -> dict[str, Any]:
     try:
         about = noted(pq.read_metadata(path).metadata)
         version = about["version"]
+        whole = version != INDEX_VERSION or is_sealed(about)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _damaged(path, mend) from error
     if version != INDEX_VERSION:
         raise ValueError(f"{path} is of version {version} and this code reads {INDEX_VERSION}: {mend}")
+    if not whole:
+        raise _damaged(path, mend)
     return about
 
 
 def _batch(path: Path, mapped: Path, fingerprint: str, mend: str) -> pa.RecordBatch:
     """All rows, of the mapped file, which is made if need be; in memory where its folder cannot be written to."""
-    batch = _of_map(mapped, fingerprint)
+    batch = read_map(mapped, fingerprint)
     if batch is None:
         with _in_turn(path):
-            batch = _of_map(mapped, fingerprint) or _made(path, mapped, fingerprint, mend)
+            batch = read_map(mapped, fingerprint) or _made(path, mapped, fingerprint, mend)
     if batch is None:
         raise ValueError(f"{path} was replaced while it was opened: start again when it is complete")
     return batch
@@ -99,10 +103,10 @@ def _made(path: Path, mapped: Path, fingerprint: str, mend: str) -> pa.RecordBat
         try:
             write_map(path, mapped)
         except OSError:
-            return pq.read_table(path).combine_chunks().to_batches()[0]
-    except (pa.ArrowException, OSError, EOFError) as error:
+            return read_unmapped(path)
+    except (pa.ArrowException, OSError, EOFError, KeyError, ValueError) as error:
         raise _damaged(path, mend) from error
-    return _of_map(mapped, fingerprint)
+    return read_map(mapped, fingerprint)
 
 
 @contextmanager
@@ -114,16 +118,6 @@ def _in_turn(path: Path) -> Iterator[None]:
             while not lock(file.fileno(), LOCK_EX) and monotonic() < until:
                 sleep(_LOOK)
         yield
-
-
-def _of_map(path: Path, fingerprint: str) -> pa.RecordBatch | None:
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if noted(reader.schema.metadata)["fingerprint"] != fingerprint:
-            return None
-        return reader.get_batch(0)
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        return None
 
 
 def _damaged(path: Path, mend: str) -> ValueError:

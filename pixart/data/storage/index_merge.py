@@ -1,10 +1,7 @@
 """From the parts of many tars to one index, a piece at a time: its size is bounded by the disk, not by the memory."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pixart.data.storage.index_seal import Hashes, sealed
 from pixart.data.storage.index_table import SCHEMA, aside, digests_of, note
 
 _ROWS = 2**18  # held at once
@@ -25,27 +23,12 @@ def merge(parts: Sequence[Path], names: Sequence[str], about: dict[str, Any], ro
     share one, the first keeps it, and in the others it is led by the name of the tar.
     """
     leads = _leads(parts, names)
-    hashes = {name: hashlib.sha256() for name in SCHEMA.names if name != "key"}  # the digest stands for the key
-    with aside(to) as new, pq.ParquetWriter(new, SCHEMA, compression="zstd", use_dictionary=_REPEATING) as writer:
+    hashes, options = Hashes(), {"use_dictionary": _REPEATING, "write_page_checksum": True}
+    with aside(to) as new, pq.ParquetWriter(new, SCHEMA, compression="zstd", **options) as writer:
         for table in _gathered(_placed(parts, names, leads)):
-            for name, digest in hashes.items():
-                digest.update(table[name].to_numpy().data)
+            hashes.update(table)
             writer.write_table(table, row_group_size=_ROWS)
-        content = [about, {name: digest.hexdigest() for name, digest in hashes.items()}]
-        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        writer.add_key_value_metadata(note({**about, "root": root, "fingerprint": fingerprint}))
-
-
-def write_map(parquet: Path, to: Path) -> None:
-    """The columns of an index in one uncompressed batch of an Arrow file, which a process maps instead of reading."""
-    file = pq.ParquetFile(parquet)
-    schema = SCHEMA.with_metadata(file.metadata.metadata)
-    with TemporaryDirectory(dir=to.parent, prefix=".columns") as name:
-        folder = Path(name)
-        _spread(file, folder)
-        arrays = [_column(field, file.metadata.num_rows, folder) for field in SCHEMA]
-        with aside(to) as new, pa.OSFile(str(new), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        writer.add_key_value_metadata(note(sealed(about, root, hashes.digests())))
 
 
 def _leads(parts: Sequence[Path], names: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -102,33 +85,3 @@ def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             waiting, rows = [], 0
     if waiting:
         yield pa.concat_tables(waiting)
-
-
-def _spread(file: pq.ParquetFile, folder: Path) -> None:
-    """Each column to a file of its own, as it lies in memory; where each key begins and ends beside the keys."""
-    end = 0
-    (folder / "ends").write_bytes(bytes(8))
-    for batch in file.iter_batches(batch_size=_ROWS):
-        for name in SCHEMA.names:
-            values = batch.column(name)
-            if name != "key":
-                _append(folder / name, values.to_numpy().data)
-                continue
-            ends = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
-            _append(folder / name, memoryview(values.buffers()[2])[ends[0] : ends[-1]])
-            _append(folder / "ends", (ends[1:] + (end - ends[0])).data)
-            end += int(ends[-1] - ends[0])
-
-
-def _append(path: Path, data: memoryview) -> None:
-    with path.open("ab") as file:
-        file.write(data)
-
-
-def _column(field: pa.Field, rows: int, folder: Path) -> pa.Array:
-    ends = [_mapped(folder / "ends")] if field.name == "key" else []
-    return pa.Array.from_buffers(field.type, rows, [None, *ends, _mapped(folder / field.name)])
-
-
-def _mapped(path: Path) -> pa.Buffer:
-    return pa.memory_map(str(path)).read_buffer()

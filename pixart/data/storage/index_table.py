@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pixart.data.storage.tars import MEMBERS, Described, describe_tar
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 INDEX_NAME = "index.parquet"
 MAP_NAME = "index.arrow"
 
@@ -99,7 +99,10 @@ def note(about: dict[str, Any]) -> dict[bytes, bytes]:
 
 def noted(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     """What ``note`` wrote; ``KeyError`` or ``ValueError`` where it did not."""
-    return json.loads((metadata or {})[_METADATA])
+    about = json.loads((metadata or {})[_METADATA])
+    if not isinstance(about, dict):
+        raise ValueError("the metadata is no object")
+    return about
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pixart.data.storage.index_merge import merge, write_map
+from pixart.data.storage.index_map import write_map
+from pixart.data.storage.index_merge import merge
 from pixart.data.storage.index_table import (
     INDEX_NAME,
     INDEX_VERSION,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pixart.data.storage.index import INDEX_NAME, MAP_NAME, build_index, digests_of, read_index
-from pixart.data.storage.index_merge import write_map
+from pixart.data.storage.index_map import write_map
 from pixart.data.storage.shards import Shards
 
 
@@ -36,6 +36,11 @@ def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
 
 def sample(row: int) -> dict[str, bytes]:
     return {f"{row:03d}.png": png(row), f"{row:03d}.txt": b"caption", f"{row:03d}.cls": str(row % 3).encode()}
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """One bit of one byte turned."""
+    return data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
 
 
 @pytest.fixture
@@ -96,6 +101,52 @@ def test_the_map_is_made_again_of_the_parquet_where_it_is_missing_cut_or_another
     assert sorted(path.name for path in root.iterdir()) == sorted(
         ["000000.tar", "000001.tar", "000002.tar", INDEX_NAME, MAP_NAME]
     )
+
+
+def test_a_flipped_bit_anywhere_in_the_map_is_mended_from_the_parquet(root: Path):
+    expected, whole = read_index(root), (root / MAP_NAME).read_bytes()
+    assert whole[-10:-4] == b"ARROW1"
+    for place in range(0, len(whole), 97):
+        (root / MAP_NAME).write_bytes(flipped(whole, place))
+        index = read_index(root)
+        assert index.keys.equals(expected.keys)
+        for name, column in index.columns.items():
+            np.testing.assert_array_equal(column, expected.columns[name])
+        assert (root / MAP_NAME).read_bytes() == whole
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_flipped_bit_anywhere_in_the_parquet_is_one_sentence_or_changes_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+):
+    def read_only(*_: object) -> None:
+        raise OSError(30, "read-only file system")
+
+    if not writable:
+        monkeypatch.setattr("pixart.data.storage.index.write_map", read_only)
+    expected, whole = read_index(root), (root / INDEX_NAME).read_bytes()
+    told = []
+    for place in range(0, len(whole), 23):
+        (root / INDEX_NAME).write_bytes(flipped(whole, place))
+        (root / MAP_NAME).unlink(missing_ok=True)
+        try:
+            index = read_index(root)
+        except ValueError as error:
+            told.append(str(error))
+            continue
+        assert (index.keys.to_pylist(), index.fingerprint) == (expected.keys.to_pylist(), expected.fingerprint)
+        for name, column in index.columns.items():
+            np.testing.assert_array_equal(column, expected.columns[name])
+    assert 100 < len(told) < len(whole) // 23
+    assert all("run tools/prepare.py kind=tars" in sentence for sentence in told)
+
+
+def test_what_the_parquet_says_of_its_shards_is_checked_though_the_map_is_whole(root: Path):
+    data = (root / INDEX_NAME).read_bytes()
+    at = data.index(b'"checksums": true')
+    (root / INDEX_NAME).write_bytes(data[:at] + b'"checksums":false' + data[at + 17 :])
+    with pytest.raises(ValueError, match="is damaged or no index"):
+        read_index(root)
 
 
 def test_of_four_that_open_an_index_without_a_map_one_makes_it(root: Path, monkeypatch: pytest.MonkeyPatch):
