@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixart.build.opening import Opened, opened, planned
+from pixart.build.opening import Opened, lacking_in, opened, planned
 from pixart.build.parts import autoencoder, text_encoder
 from pixart.build.reading import refuse_foreign_features
 from pixart.config import Config
@@ -51,9 +51,8 @@ def examine(config: Config, extent: Extent) -> Examination:
         data = opened(config)
     except (ValueError, OSError) as error:
         return found._replace(problems=(_sentence(error),))
-    found = found._replace(wants_captions=config.text_encoder is not None and not data.stored_text)
     run = _Run(config, extent, data)
-    problems = []
+    problems = lacking_in(config, data)
     for look in (_quarantine, _plan, _sizes, _samples, _captions, _labels, _stamps, _encoders):
         try:
             found = found._replace(**look(run, found))

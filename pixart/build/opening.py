@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pixart.config import Config, MixturePart, ShapesData, ShardsData
 from pixart.data.buckets import batch_sizes, buckets_for
+from pixart.data.complete import lacking
 from pixart.data.mixture import Mixture, shared_out
 from pixart.data.planning.plan import Part, Plan
 from pixart.data.planning.validation import split_rows
@@ -58,6 +59,17 @@ def planned(config: Config, data: Opened, *, order_cache: Path | None) -> Plan:
         window=section.window,
         order_cache=order_cache,
     )
+
+
+def lacking_in(config: Config, data: Opened) -> list[str]:
+    """A sentence for each thing that a run of ``config`` needs of every sample, and some do not have."""
+    rows = [np.arange(len(part.heights)) if part.rows is None else part.rows for part in data.parts.values()]
+    together = data.held_source is data.source
+    groups = [(data.source, np.concatenate([*rows, data.held_rows] if together else rows))]
+    groups += [] if together else [(data.held_source, data.held_rows)]
+    captions = config.text_encoder is not None and not data.stored_text
+    told = [lacking(*group, captions=captions, classes=config.data.num_classes) for group in groups]
+    return [sentence for sentences in told for sentence in sentences]
 
 
 def _shapes(config: Config, section: ShapesData) -> Opened:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pixart import config as shape
-from pixart.build.opening import opened
+from pixart.build.opening import lacking_in, opened
 from pixart.build.parts import autoencoder, model, objective, text_encoder
 from pixart.build.reading import RunData, read_batches
 from pixart.config import Config
@@ -89,6 +89,8 @@ def _assemble(
     if config.init_from is not None and not directory.has_checkpoint:
         start = _read_start(config, config.init_from)  # first: the likeliest mistake is a wrong path
     given = opened(config)  # and next, a wrong folder or damaged data
+    if lacks := lacking_in(config, given):
+        raise ValueError("; ".join(lacks))
     encoder, latents = text_encoder(config, defer=given.stored_text), autoencoder(config).to(accelerator.device)
     if encoder is not None:
         encoder.to(accelerator.device)

@@ -46,6 +46,15 @@ class Mixture:
         return np.concatenate(columns).astype(np.int64, copy=False)
 
     @cached_property
+    def caption_counts(self) -> NDArray[np.integer] | None:
+        """(n,), 1 in sources that do not count them; None where no source does."""
+        counts = [source.caption_counts for source in self._sources]
+        if all(count is None for count in counts):
+            return None
+        both = zip(self._sources, counts, strict=True)
+        return np.concatenate([np.ones(len(s), np.int16) if count is None else count for s, count in both])
+
+    @cached_property
     def shards(self) -> NDArray[np.int32] | None:
         """(n,) counted on from one source to the next; a source without files is one shard."""
         if all(source.shards is None for source in self._sources):
@@ -65,7 +74,7 @@ class Mixture:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker that is not forked: columns are joined anew where they are needed, not copied."""
-        columns = ("heights", "widths", "labels", "shards", "digests")
+        columns = ("heights", "widths", "labels", "caption_counts", "shards", "digests")
         return {name: value for name, value in self.__dict__.items() if name not in columns}
 
     def __len__(self) -> int:

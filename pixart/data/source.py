@@ -52,6 +52,10 @@ class Source(Protocol):
         """(n,) class indices; None for a captioned source."""
 
     @property
+    def caption_counts(self) -> NDArray[np.integer] | None:
+        """(n,) how many captions each has; None where each has at least one."""
+
+    @property
     def shards(self) -> NDArray[np.int32] | None:
         """(n,) the file that a row lies in; None where there are no files."""
 

@@ -68,7 +68,6 @@ class Examination(NamedTuple):
     stamps: dict[str, str] | None = None  # of stored features
     quarantine: Quarantined | None = None
     max_bad_share: float = 0.0
-    wants_captions: bool = False
 
     @property
     def all_problems(self) -> list[str]:
@@ -117,7 +116,7 @@ def at_least(found: int, samples: int, population: int) -> float:
 
 
 def _problems(found: Examination) -> Iterator[str]:
-    read, labels = found.read, found.labels
+    read = found.read
     if read is not None:
         yield from read.broken
         if read.bad and _too_many(found, read):
@@ -125,18 +124,6 @@ def _problems(found: Examination) -> Iterator[str]:
                 f"{_some_bad(read)}, more than data.max_bad_share={found.max_bad_share:g} allows: leave them out with "
                 "data.quarantine (quarantine=… writes the file), mend the data, or raise the share"
             )
-        if found.wants_captions and read.uncaptioned:
-            yield (
-                f"{len(read.uncaptioned)} of {read.samples} samples have no caption, the first is {read.uncaptioned[0]}"
-                ": this stage needs one for each, prepare the data again without them"
-            )
-    if labels is not None and labels.missing:
-        yield f"{labels.missing} samples have no label: prepare the data again without them"
-    if labels is not None and labels.outside:
-        yield (
-            f"{labels.outside} samples have a label that is not one of the {labels.classes} classes: "
-            "set data.num_classes to how many there are"
-        )
 
 
 def _too_many(found: Examination, read: Read) -> bool:

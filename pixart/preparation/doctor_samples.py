@@ -24,11 +24,6 @@ class Read(NamedTuple):
     captions: dict[str, tuple[str, ...]]  # key -> what training may use, of each sample that is whole
     samples_per_second: float  # read and decoded by one process; 0 where none was
 
-    @property
-    def uncaptioned(self) -> list[str]:
-        """The keys of whole samples without a caption."""
-        return [key for key, captions in self.captions.items() if not captions]
-
 
 class Captions(NamedTuple):
     """Captions against the text encoder's limit; lengths are in tokens, end token included."""

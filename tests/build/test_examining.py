@@ -152,7 +152,8 @@ def test_labels_beyond_the_classes_are_counted_in_all_samples() -> None:
     found = examine(config(1, "data.num_classes=30", "data.num_samples=400"), Extent(4, 1, 1))
     assert found.labels is not None
     assert 50 < found.labels.outside < 150  # about a quarter of 400
-    assert f"{found.labels.outside} samples have a label that is not one of the 30 classes" in stops(found)
+    assert f"{found.labels.outside} of 400 samples (labelled-train-" in found.all_problems[0]
+    assert "a label that is not one of the 30 classes: set data.num_classes" in found.all_problems[0]
 
 
 def test_a_caption_of_40_words_is_cut_at_24_tokens(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ class Numbered:
     """Row i is a flat image of colour i with captions "row i" and "again i" and label i % 5; sizes are in turn."""
 
     fingerprint = "numbered"
-    shards = digests = stamps = None
+    shards = digests = stamps = caption_counts = None
 
     def __init__(self, count: int, sizes: Sequence[tuple[int, int]]):
         turns = np.array([sizes[i % len(sizes)] for i in range(count)], dtype=np.int32)

@@ -44,7 +44,7 @@ def captions(truncated: float = 0.0, unknown: float = 0.0, emptied: float = 0.0)
 
 
 def found(**looks: object) -> Examination:
-    return Examination({"data": "/data/<hq>"}, max_bad_share=0.001, wants_captions=True)._replace(**looks)
+    return Examination({"data": "/data/<hq>"}, max_bad_share=0.001)._replace(**looks)
 
 
 def test_nothing_wrong_is_0_problems_and_0_remarks() -> None:
@@ -68,16 +68,8 @@ def test_a_bound_is_below_the_share_and_reaches_it_where_all_1000_were_looked_at
     assert at_least(10, 10, 1000) == pytest.approx(0.722, abs=1e-3)  # Wilson's, by hand
 
 
-def test_samples_without_a_caption_stop_a_stage_with_text_and_no_other() -> None:
-    silent = read(captions={"a": (), "b": ("c",)})
-    (problem,) = found(read=silent).all_problems
-    assert problem.startswith("1 of 256 samples have no caption, the first is a")
-    assert found(read=silent, wants_captions=False).all_problems == []
-
-
-def test_labels_that_are_missing_or_no_class_are_2_problems_and_absent_classes_a_remark() -> None:
+def test_3_absent_classes_are_1_remark() -> None:
     wrong = found(labels=Labels(classes=5, missing=1, outside=2, absent=3, fewest=0, most=9))
-    assert len(wrong.all_problems) == 2
     assert wrong.remarks == ["3 of the 5 classes have no sample"]
 
 

@@ -76,6 +76,7 @@ class Shapes:
         rows = np.arange(num_samples)
         self.heights, self.widths = every_size[rows % len(every_size)].T.copy()
         self.labels: NDArray[np.int64] | None = rows % self.num_classes if view == "labelled" else None
+        self.caption_counts: NDArray[np.integer] | None = None if self.labels is None else np.zeros(len(rows), np.int16)
         words = (VERSION, view, split, num_samples, every_size.tolist(), density, seed)
         self.fingerprint = hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()
 

@@ -85,6 +85,7 @@ class Shards:
         self.heights, self.widths = index.columns["height"], index.columns["width"]  # (n,) int32, pixels
         labels = index.columns["label"]
         self.labels = labels if (labels != NO_LABEL).any() else None  # (n,) int64, -1 where one has none
+        self.caption_counts = index.columns["captions"]  # (n,) int16
         self.shards = index.columns["shard"]  # (n,) int32
         self.digests = index.digests  # (n,) uint64
         self.fingerprint, self.stamps = index.fingerprint, index.stamps or None
@@ -146,12 +147,11 @@ class Shards:
         )
 
     def _captions(self, row: int, members: dict[str, memoryview]) -> tuple[str, ...]:
-        count, text = self._columns["captions"][row], bytes(members["text"])
-        if not count:
+        if not self._columns["captions"][row]:
             return ()
         try:
-            return captions_of(text.decode(), json.loads(bytes(members["json"])) if count > 1 or not text else {})
-        except (ValueError, AttributeError) as error:
+            return captions_of(bytes(members["text"]).decode(), json.loads(bytes(members["json"]) or b"{}"))
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"its .txt or .json cannot be read ({error})") from error
 
     def _members(self, row: int) -> dict[str, memoryview]:
