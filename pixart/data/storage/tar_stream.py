@@ -47,7 +47,10 @@ class TarStream:
         self._file.close()
 
     def members(self) -> Iterator[tuple[str, Span]]:
-        """Name and place of each file, in the order of the tar; its content may be ``read`` before the next."""
+        """Name and place of each file, in the order of the tar; its content may be ``read`` before the next.
+
+        Bytes of a name that are not UTF-8 are surrogates in it, so that two names are never one.
+        """
         told = dict[str, str]()  # by a header that goes before the file's own
         while (block := self.read(_BLOCK)) != _ZEROS:
             try:
@@ -126,7 +129,7 @@ def _header(block: bytes) -> tuple[str, int, bytes]:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def _number(field: bytes) -> int:
@@ -143,7 +146,7 @@ def _records(data: bytes) -> dict[str, str]:
         if not 0 < length <= len(data):
             raise ValueError("a record of the wrong length")
         keyword, _, value = data[:length].partition(b" ")[2].rstrip(b"\n").partition(b"=")
-        records[keyword.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        records[keyword.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         data = data[length:]
     return records
 

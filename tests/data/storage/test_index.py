@@ -235,15 +235,18 @@ def test_tars_of_img2dataset_are_indexed_in_place_with_every_sample_read_or_name
     assert (tmp_path / "00000.parquet").read_bytes() == b"of img2dataset"
 
 
+@pytest.mark.parametrize("checksums", [True, False])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_an_image_that_its_metadata_turns_is_measured_whatever_its_json_says(tmp_path: Path, format: str):
+def test_an_image_that_its_metadata_turns_is_measured_whatever_its_json_says(
+    tmp_path: Path, format: str, checksums: bool
+):
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Image.new("RGB", (6, 4)).save(buffer, format=format, exif=exif)
     about = json.dumps({"height": 4, "width": 6, "caption": "lying"}).encode()
     tar(tmp_path / "a.tar", {"0.jpg": buffer.getvalue(), "0.json": about, "1.jpg": png(1), "1.json": about})
-    build_index(tmp_path)
+    build_index(tmp_path, checksums=checksums)
     shards = Shards(tmp_path)
     assert [(shards.heights[row], shards.widths[row]) for row in (0, 1)] == [(6, 4), (4, 6)]
     assert shards.read(0).image.shape == (6, 4, 3)

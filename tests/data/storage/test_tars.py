@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from pixart.data.storage.index import build_index
+from pixart.data.storage.shards import Shards
 from pixart.data.storage.tar_stream import TarStream
 from pixart.data.storage.tars import describe_tar
 
@@ -79,7 +83,7 @@ def test_a_checksum_is_over_image_caption_and_json_in_that_order(path: Path):
     assert described.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_without_checksums_the_same_is_described_and_no_byte_of_an_image_is_read(path: Path):
+def test_without_checksums_the_same_is_described_whatever_an_image_holds_beside_its_metadata(path: Path):
     with_them, without = (describe_tar(path, checksums=checksums) for checksums in (True, False))
     assert [sample._replace(checksum=0) for sample in with_them.samples] == list(without.samples)
     assert without.sha256 is None
@@ -175,3 +179,67 @@ def test_any_number_of_blocks_of_zeros_ends_a_tar(path: Path, blocks: int):
     path.write_bytes(path.read_bytes()[: 21 * 512] + bytes(512 * blocks))
     for checksums in (False, True):
         assert len(describe_tar(path, checksums=checksums).samples) == 3
+
+
+def packed(path: Path, members: list[tuple[str, bytes]], **about: str) -> Path:
+    """A tar of ``members``, of which two may have one name."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, **about) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("again", ["0.jpg", "0.png", "0.txt"])
+def test_a_sample_with_two_members_of_one_kind_is_skipped_with_the_reason(tmp_path: Path, again: str):
+    members = [*sample(0).items(), (again, b"another"), *sample(1).items()]
+    described = describe_tar(packed(tmp_path / "a.tar", members), checksums=True)
+    assert [found.key for found in described.samples] == ["1"]
+    assert described.skipped == (("0", "two of its members are of one kind"),)
+
+
+def test_two_names_that_are_not_utf_8_are_two_samples_and_refused_where_they_would_share_a_key(tmp_path: Path):
+    about = b'{"height": 4, "width": 6, "label": 1}'
+    names = ["\xe9", "m"]
+    members = [(f"{name}.{kind}", data) for name in names for kind, data in (("jpg", b"?"), ("json", about))]
+    path = packed(tmp_path / "a.tar", members, encoding="latin-1")
+    assert [found.key for found in describe_tar(path, checksums=True).samples] == ["\ufffd", "m"]
+    members += [("\xe8.jpg", b"?"), ("\xe8.json", about)]
+    for order in (members, members[:2] + members[4:]):
+        path = packed(tmp_path / "a.tar", order, encoding="latin-1")
+        with pytest.raises(ValueError, match="stands twice"):
+            describe_tar(path, checksums=True)
+
+
+CAPTIONS = [
+    (b"in txt", {"captions": []}, ("in txt",)),
+    (b"in txt", {"captions": [None, " \n"]}, ("in txt",)),
+    (b"in txt", {"captions": [None, "a", "", "b"]}, ("a", "b")),
+    (b"in txt", {"captions": ["only"]}, ("only",)),
+    (b" \n", {"caption": "in json"}, ("in json",)),
+    (b"in txt", {"caption": {"x": 1}}, ("in txt",)),
+    (b"", {"caption": "  "}, "neither caption nor label"),
+    (b"", {"caption": None}, "neither caption nor label"),
+    (b"", {"caption": 7}, "its caption is not text"),
+    (b"in txt", {"captions": ["a", {"b": 1}]}, "its caption is not text"),
+    (b"", {"captions": ["a", "\ud800 b"]}, "its caption is not text"),
+]
+
+
+@pytest.mark.parametrize(("text", "about", "expected"), CAPTIONS)
+def test_captions_that_are_null_or_blank_count_for_nothing_and_what_is_no_text_is_a_reason(
+    tmp_path: Path, text: bytes, about: dict[str, object], expected: str | tuple[str, ...]
+):
+    about = {"height": 4, "width": 6, **about}
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, format="PNG")
+    members = [("0.png", buffer.getvalue()), ("0.txt", text), ("0.json", json.dumps(about).encode())]
+    packed(tmp_path / "a.tar", members)
+    described = describe_tar(tmp_path / "a.tar", checksums=True)
+    if isinstance(expected, str):
+        assert described.skipped == (("0", expected),)
+    else:
+        assert described.samples[0].captions == expected
+        build_index(tmp_path)
+        assert Shards(tmp_path).read(0).captions == expected
