@@ -8,7 +8,7 @@ import numpy as np
 
 from pixart.build.opening import Opened, lacking_in, opened, planned
 from pixart.build.parts import autoencoder, text_encoder
-from pixart.build.reading import refuse_foreign_features
+from pixart.build.reading import RunData
 from pixart.config import Config
 from pixart.data.buckets import batch_sizes, buckets_for
 from pixart.data.dataset import cuts
@@ -144,8 +144,8 @@ def _stamps(run: _Run, found: Examination) -> dict[str, Any]:  # noqa: ARG001
 
 
 def _encoders(run: _Run, found: Examination) -> dict[str, Any]:  # noqa: ARG001
-    """Nothing to tell where stored features were made by the encoders of the run, which are opened for it."""
+    """Nothing to tell where the run takes these stored features: all that reads them is made, as for the run."""
     if run.data.source.stamps:
         encoder, latents = text_encoder(run.config, defer=True), autoencoder(run.config)
-        refuse_foreign_features(run.config, run.data, run.plan, encoder, latents)
+        RunData(run.config, run.data, encoder, latents, plan=run.plan)
     return {}

@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from pixart.batch import Batch
-from pixart.build.opening import Opened, planned
+from pixart.build.opening import Opened
 from pixart.config import Config
 from pixart.data.buckets import buckets_for
 from pixart.data.dataset import Examples
@@ -75,11 +74,10 @@ def examples(config: Config, source: Source, plan: Plan | Once, encoder: TextEnc
 class RunData:
     """What the run reads: the plan's examples, and those held out of it."""
 
-    def __init__(
-        self, config: Config, data: Opened, encoder: TextEncoder | None, latents: LatentSpace, *, order_cache: Path
-    ):
+    def __init__(self, config: Config, data: Opened, encoder: TextEncoder | None, latents: LatentSpace, *, plan: Plan):
+        """All that can be refused before the first step is refused here, with a ``ValueError``."""
         self.config = config
-        self.plan = planned(config, data, order_cache=order_cache)
+        self.plan = plan
         refuse_foreign_features(config, data, self.plan, encoder, latents)
         self.training = examples(config, data.source, self.plan, encoder, latents, training=True)
         self.quarantine = data.quarantine

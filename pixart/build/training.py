@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pixart import config as shape
-from pixart.build.opening import lacking_in, opened
+from pixart.build.opening import lacking_in, opened, planned
 from pixart.build.parts import autoencoder, model, objective, text_encoder
 from pixart.build.reading import RunData, read_batches
 from pixart.config import Config
@@ -94,7 +94,8 @@ def _assemble(
     encoder, latents = text_encoder(config, defer=given.stored_text), autoencoder(config).to(accelerator.device)
     if encoder is not None:
         encoder.to(accelerator.device)
-    data = RunData(config, given, encoder, latents, order_cache=directory.path / "plan")
+    plan = planned(config, given, order_cache=directory.path / "plan")
+    data = RunData(config, given, encoder, latents, plan=plan)
     bare = model(config)
     display.say(_first_line(config, accelerator, directory, bare))
     if given.quarantine is not None:

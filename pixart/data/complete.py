@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from pixart.data.source import Source
 
 _NAMED = 3  # keys in a sentence
+_LEAVE = "leave them out with data.quarantine, or prepare the data again without them"
 
 
 def lacking(source: Source, rows: NDArray[np.int64], *, captions: bool, classes: int | None) -> list[str]:
@@ -17,14 +18,15 @@ def lacking(source: Source, rows: NDArray[np.int64], *, captions: bool, classes:
     sentences = []
     counts = source.caption_counts
     if captions and counts is not None and not counts[rows].all():
-        which, mend = rows[counts[rows] == 0], "train on labels (stage 1)"
-        sentences.append(f"{_some(source, which, rows)} have no caption, which this stage needs: {_or_leave(mend)}")
+        silent = rows[counts[rows] == 0]
+        mend = _LEAVE if len(silent) < len(rows) else "these data are for training on labels (stage 1)"
+        sentences.append(f"{_some(source, silent, rows)} have no caption, which this stage needs: {mend}")
     if classes is None:
         return sentences
     labels = np.full(len(rows), -1) if source.labels is None else source.labels[rows]
     if (missing := rows[labels < 0]).size:
-        mend = "train on captions (stages 2 and 3)"
-        sentences.append(f"{_some(source, missing, rows)} have no label, which this stage needs: {_or_leave(mend)}")
+        mend = _LEAVE if len(missing) < len(rows) else "these data are for training on captions (stages 2 and 3)"
+        sentences.append(f"{_some(source, missing, rows)} have no label, which this stage needs: {mend}")
     if (outside := rows[labels >= classes]).size:
         sentences.append(
             f"{_some(source, outside, rows)} have a label that is not one of the {classes} classes: set "
@@ -36,7 +38,3 @@ def lacking(source: Source, rows: NDArray[np.int64], *, captions: bool, classes:
 def _some(source: Source, which: NDArray[np.int64], rows: NDArray[np.int64]) -> str:
     keys = ", ".join(source.key(int(row)) for row in which[:_NAMED])
     return f"{len(which)} of {len(rows)} samples ({keys}{', …' if len(which) > _NAMED else ''})"
-
-
-def _or_leave(mend: str) -> str:
-    return f"{mend}, leave them out with data.quarantine, or prepare the data again without them"

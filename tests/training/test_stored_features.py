@@ -8,6 +8,7 @@ import pytest
 from miniature import SMALL, Silent, composed
 from PIL import Image
 
+from pixart.build.examining import Extent, examine
 from pixart.build.extracting import run_extraction
 from pixart.build.opening import opened
 from pixart.build.training import run_training
@@ -107,7 +108,9 @@ def test_a_run_that_would_make_other_features_is_refused_with_the_mend(data: Dat
 
 def test_stage_1_would_find_no_labels_and_says_so(data: Data) -> None:
     config = data.config("features", "labels", "text_encoder=none", "data.num_classes=40", "data.caption_drop=0")
-    with pytest.raises(ValueError, match=r"has no label: this data set is for training on captions"):
+    with pytest.raises(
+        ValueError, match=r"^32 of 32 samples .* have no label.*: these data are for training on captions"
+    ):
         run_training(config, lambda _: Silent())
 
 
@@ -119,3 +122,19 @@ def test_features_keep_the_size_of_the_picture_that_they_were_made_of(data: Data
         assert features is not None
         assert features.moments is not None
         assert features.moments.shape == ((6, 32, 32) if source.heights[row] == 32 else (6, 24, 40))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (("data.flip=true",), r"data\.flip=true mirrors images"),
+        (("data.small_buckets=merge", "global_batch=16"), r"would be merged into .*data\.small_buckets=repeat"),
+    ],
+)
+def test_training_and_the_doctor_refuse_in_1_sentence_what_moments_cannot_do(
+    data: Data, override: tuple[str, ...], words: str
+) -> None:
+    config = data.config("features", "refused", *override)
+    with pytest.raises(ValueError, match=words) as stopped:
+        run_training(config, lambda _: Silent())
+    assert examine(config, Extent(samples=4, shards=4, processes=1)).all_problems == [str(stopped.value)]
