@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from pixart.data.storage.fetch import fetch
 from pixart.data.storage.index_table import Tar
-from pixart.data.storage.indexing import PARTS_NAME, Indexed, Told, build_index
+from pixart.data.storage.indexing import PARTS_NAME, Indexed, Told, build_index, tars_below
 from pixart.data.storage.indexing import index_tars as index_listed
 from pixart.data.storage.remote import check_protocol
 from pixart.preparation.prepare import IMAGE_USED, Prepared
 
+BELOW = "tar in a folder below: index that folder too"
 _MARKS = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")  # as kinds of storage tell them
 
 
@@ -33,7 +34,8 @@ def index_tars(source: str, out: Path | None, *, workers: int, checksums: bool, 
     ``pixart.data.storage.indexing.build_index``.
     """
     if "://" not in source:
-        return _prepared(build_index(Path(source), out, workers=workers, checksums=checksums, told=told))
+        found = _prepared(build_index(Path(source), out, workers=workers, checksums=checksums, told=told))
+        return _with_those_below(found, tars_below(Path(source)))
     if out is None:
         raise ValueError(f"out is not set: the index of {source} needs a local folder")
     root = source.rstrip("/")
@@ -50,6 +52,13 @@ def _prepared(found: Indexed) -> Prepared:
     return Prepared(found.rows, found.shards, {IMAGE_USED: found.rows}, found.skipped, found.first_skipped)
 
 
+def _with_those_below(found: Prepared, below: list[str]) -> Prepared:
+    if not below:
+        return found
+    skipped, first = {**found.skipped, BELOW: len(below)}, {**found.first_skipped, BELOW: below[0]}
+    return found._replace(skipped=skipped, first_skipped=first)
+
+
 def _listed(root: str, storage_options: Mapping[str, Any]) -> list[Tar]:
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
@@ -62,7 +71,11 @@ def _listed(root: str, storage_options: Mapping[str, Any]) -> list[Tar]:
     except (OSError, ClientError, BotoCoreError) as error:
         said = " ".join(f"{type(error).__name__} {error}".split())
         raise ValueError(f"{root} cannot be listed ({said}): see the address, and storage_options") from error
-    return sorted(_tar(entry) for entry in found if str(entry["name"]).endswith(".tar"))
+    tars = [entry for entry in found if str(entry["name"]).endswith(".tar")]
+    for entry in tars:
+        if entry.get("type", "file") != "file":
+            raise ValueError(f"{entry['name']} is no file ({entry['type']}): take it away, or give it another name")
+    return sorted(map(_tar, tars))
 
 
 def _tar(entry: Mapping[str, Any]) -> Tar:

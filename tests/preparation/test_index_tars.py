@@ -13,7 +13,7 @@ import pytest
 
 from pixart.data.storage.index import INDEX_NAME, MAP_NAME, build_index, read_index
 from pixart.data.storage.indexing import silent
-from pixart.preparation.index_tars import Remote, index_tars
+from pixart.preparation.index_tars import BELOW, Remote, index_tars
 
 REMOTE = Remote(timeout=5.0, retries=0, storage_options={})
 
@@ -101,3 +101,18 @@ def test_wrong_addresses_are_refused_in_one_sentence(tars: Path, url: str, tmp_p
     with pytest.raises(ValueError, match=r"lists no \.tar"):
         index(f"file://{tmp_path}/empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tars_one_folder_below_are_in_the_account(tars: Path):
+    (tars / "sub").mkdir()
+    for name in ("3.tar", "2.tar"):
+        (tars / "sub" / name).write_bytes(b"")
+    found = index_tars(str(tars), None, workers=4, checksums=True, remote=REMOTE, told=silent)
+    assert (found.samples, found.skipped, found.first_skipped) == (6, {BELOW: 2}, {BELOW: "sub/2.tar"})
+    assert index_tars(str(tars / ".." / "tars"), None, workers=1, checksums=True, remote=REMOTE, told=silent) == found
+
+
+def test_a_folder_that_is_listed_as_a_tar_is_refused(tars: Path, tmp_path: Path):
+    (tars / "x.tar").mkdir()
+    with pytest.raises(ValueError, match=r"x\.tar is no file \(directory\)"):
+        index_tars(f"file://{tars}", tmp_path / "out", workers=1, checksums=True, remote=REMOTE, told=silent)

@@ -1,6 +1,7 @@
 """Shards as files: those of a local folder, kept open, and reading from any of them through faults that pass."""
 
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,28 @@ from pixart.data.storage.index_table import Shard
 _OPEN_FILES = 64  # kept open by a process
 _TRIES = 5
 _PAUSE = 0.1  # seconds after the first try, doubled from one to the next
+
+
+def tars_of(root: Path) -> dict[str, os.stat_result]:
+    """The ``*.tar`` in the folder ``root``, by name, sorted; ``ValueError`` where one is no file, which may be linked.
+
+    A pipe would be waited for without end.
+    """
+    return {path.name: _regular(path) for path in sorted(root.glob("*.tar"))}
+
+
+def _regular(path: Path) -> os.stat_result:
+    try:
+        found = path.stat()
+    except OSError as error:  # a link to nothing, or to itself
+        raise ValueError(f"{path} is no file ({error.strerror}): mend the link, or take it away") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is a {_kind(found.st_mode)} and no file: take it away, or give it another name")
+    return found
+
+
+def _kind(mode: int) -> str:
+    return "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device or socket"
 
 
 class Files(Protocol):
@@ -54,7 +77,7 @@ class Folder:
 
     def _checked(self, shard: int) -> int:
         try:
-            descriptor = os.open(self.name(shard), os.O_RDONLY)
+            descriptor = os.open(self.name(shard), os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
         except FileNotFoundError as error:
             raise ValueError(f"{self.name(shard)} is missing: bring it back") from error
         size = os.fstat(descriptor).st_size

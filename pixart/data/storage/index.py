@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pixart.data.storage.files import tars_of
 from pixart.data.storage.index_map import read_map, read_unmapped, write_map
 from pixart.data.storage.index_seal import is_sealed
 from pixart.data.storage.index_table import INDEX_NAME, INDEX_VERSION, MAP_NAME, SCHEMA, Shard, digests_of, noted
@@ -125,7 +126,7 @@ def _damaged(path: Path, mend: str) -> ValueError:
 
 
 def _check_shards(root: Path, shards: tuple[Shard, ...], mend: str) -> None:
-    found = {path.name: path.stat().st_size for path in root.glob("*.tar")}
+    found = {name: stat.st_size for name, stat in tars_of(root).items()}
     expected = {shard.name: shard.size for shard in shards}
     for name in sorted(found.keys() | expected.keys()):
         if name not in found:

@@ -2,13 +2,16 @@
 
 import io
 import json
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pixart.data.storage.index import INDEX_NAME, MAP_NAME, build_index, digests_of, read_index
+from pixart.data.storage.shards import Shards
 
 PLACES = ["a.tar", "b.tar", "c.tar", "d.tar"]
 
@@ -35,8 +38,11 @@ def contents(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir())
 
 
-def test_two_processes_make_the_bytes_that_one_makes(root: Path, tmp_path_factory: pytest.TempPathFactory):
+def test_two_processes_make_the_bytes_that_one_makes(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
     build_index(root)
+    monkeypatch.setattr("pixart.data.storage.indexing._BYTES", 10240)
     out = tmp_path_factory.mktemp("out")
     calls: list[tuple[int, int]] = []
     build_index(root, out, workers=2, told=lambda done, of: calls.append((done, of)))
@@ -48,6 +54,79 @@ def test_two_processes_make_the_bytes_that_one_makes(root: Path, tmp_path_factor
         np.testing.assert_array_equal(column, two.columns[name])
     assert contents(root) == [*PLACES, MAP_NAME, INDEX_NAME]
     assert contents(out) == [MAP_NAME, INDEX_NAME]
+
+
+def test_tars_of_less_than_a_quarter_of_a_gibibyte_are_described_without_another_process(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pixart.data.storage.indexing.ProcessPoolExecutor", None)
+    assert build_index(root, workers=4).rows == 20
+
+
+def test_of_two_that_index_one_folder_the_second_is_told(root: Path):
+    second: list[str] = []
+
+    def told(done: int, of: int) -> None:
+        if done < of and not second:
+            with pytest.raises(ValueError, match="another process indexes this folder") as error:
+                build_index(root)
+            second.append(str(error.value))
+
+    assert build_index(root, told=told).rows == 20
+    assert len(second) == 1
+    assert build_index(root).rows == 20
+
+
+def _linked_to_nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _linked_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, _linked_to_nothing, _linked_to_itself])
+def test_what_is_no_file_is_refused_by_its_name_when_indexed_and_when_opened(root: Path, make: Callable[[Path], None]):
+    (root / "real").mkdir()
+    (root / "a.tar").rename(root / "real" / "a")
+    (root / "a.tar").symlink_to("real/a")
+    assert build_index(root).rows == 20
+    make(root / "x.tar")
+    for opened in (build_index, read_index):
+        with pytest.raises(ValueError, match=r"x\.tar is (a folder and|a pipe and)? ?no file"):
+            opened(root)
+    (root / "x.tar").rmdir() if (root / "x.tar").is_dir() else (root / "x.tar").unlink()
+    (root / "b.tar").unlink()
+    make(root / "b.tar")
+    with pytest.raises(ValueError, match=r"b\.tar is .*no file"):
+        read_index(root)
+
+
+def test_a_pipe_in_place_of_an_opened_tar_is_not_waited_for(root: Path):
+    shards = Shards(root) if build_index(root) else None
+    (root / "b.tar").unlink()
+    os.mkfifo(root / "b.tar")
+    with pytest.raises(ValueError, match=r"b\.tar has 0 bytes where the index expects"):
+        shards.read(5)
+
+
+def test_a_folder_whose_tars_lie_below_is_told_where_they_are(root: Path):
+    (root / "sub").mkdir()
+    for name in PLACES:
+        (root / name).rename(root / "sub" / name)
+    with pytest.raises(ValueError, match=r"no \.tar file itself, but 4 in folders below, such as sub/a\.tar"):
+        build_index(root)
+
+
+def test_where_nothing_can_be_used_each_reason_is_counted_with_its_first_sample(tmp_path: Path):
+    for name in ("a", "b"):
+        tar(tmp_path / f"{name}.tar", [".x"])
+        with tarfile.open(tmp_path / f"{name}.tar", "a") as archive:
+            archive.addfile(tarfile.TarInfo("lone.txt"))
+    with pytest.raises(ValueError, match="none of the 4 samples") as error:
+        build_index(tmp_path)
+    sentence = "in its tars can be used, 2 x its name begins with a dot (as a.tar: ), 2 x no image (as a.tar: lone)"
+    assert str(error.value).endswith(sentence)
 
 
 def test_rows_follow_the_names_of_the_tars_in_pieces_of_any_size(root: Path, monkeypatch: pytest.MonkeyPatch):
