@@ -34,7 +34,11 @@ def read_quarantine(path: Path) -> Quarantine:
     if not path.is_file():
         raise ValueError(f"quarantine {path} is missing: give a file that tools/doctor.py wrote, or null")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise ValueError(f"quarantine {path} says {error} twice: leave one of them") from error
+    except RecursionError as error:
+        raise ValueError(f"quarantine {path} is no JSON of this kind, so deep it is: write it anew") from error
     except ValueError as error:
         raise ValueError(f"quarantine {path} is no JSON ({error}): mend it, or write it anew") from error
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
@@ -44,7 +48,25 @@ def read_quarantine(path: Path) -> Quarantine:
         raise ValueError(f'quarantine {path}: its "version" is to be a whole number from 1, and is {version!r}')
     if not isinstance(keys, dict) or not all(isinstance(reason, str) for reason in keys.values()):
         raise ValueError(f'quarantine {path}: its "keys" are to be an object of key: reason')
+    try:
+        "".join(keys).encode()
+    except UnicodeEncodeError as error:
+        key = ascii(next(key for key in keys if key != key.encode("utf-8", "replace").decode()))
+        raise ValueError(f"quarantine {path}: its key {key} holds half a character, which no sample's does") from error
     return Quarantine(version, keys, _fingerprint(keys))
+
+
+class _TwiceError(ValueError):
+    """A name that an object has twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict[str, Any]()
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(ascii(name))
+        found[name] = value
+    return found
 
 
 def add(path: Path, keys: Mapping[str, str]) -> Quarantine:

@@ -70,6 +70,13 @@ def test_the_fingerprint_is_of_the_keys_and_not_of_their_order_reasons_or_versio
         (b'{"format": "pixart-quarantine", "version": 0, "keys": {}}', "version"),
         (b'{"format": "pixart-quarantine", "version": 1, "keys": ["a"]}', "keys"),
         (b'{"format": "pixart-quarantine", "version": 1, "keys": {"a": 5}}', "keys"),
+        (b'{"format": "pixart-quarantine", "version": 1, "keys": {"a": "x"}, "keys": {}}', "says 'keys' twice"),
+        (b'{"format": "pixart-quarantine", "version": 1, "keys": {"a": "x", "a": "y"}}', "says 'a' twice"),
+        (
+            b'{"format": "pixart-quarantine", "version": 1, "keys": {"b": "", "\\ud800": "x"}}',
+            "its key .* half a character",
+        ),
+        (b'{"keys": ' + b"[" * 100_000, "is no JSON of this kind"),
     ],
 )
 def test_damage_is_one_sentence_that_names_the_file(tmp_path: Path, content: bytes | None, words: str):
