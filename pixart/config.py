@@ -19,6 +19,8 @@ Scheduler = Literal[
     "dpm_solver", "dpm_solver_logsnr", "dpm_solver_official", "ddim", "ddpm", "iddpm", "sa_solver", "euler"
 ]  # fmt: skip
 
+_WEIGHTS_APART = 1e6
+
 # A resume may change these: none of them changes what a step computes.
 FREE_ON_RESUME = frozenset({
     "steps", "micro_batch", "run_dir", "resume", "init_from", "reparameterise", "log_every", "validate_every",
@@ -84,8 +86,8 @@ class DataSection(Section):
     bucket_distance: Literal["linear", "log"]
     small_buckets: Literal["merge", "repeat", "refuse"]
     constant_tokens: bool
-    streams: Positive
-    window: Positive
+    streams: Annotated[int, Field(gt=0, le=2**16)]
+    window: Annotated[int, Field(gt=0, le=2**20)]
     aspect_ratio: Literal["exact", "bucket"]
     flip: bool
     stratified: bool
@@ -96,7 +98,7 @@ class DataSection(Section):
 
 class MixturePart(Section):
     root: str
-    weight: Annotated[float, Field(gt=0)] | None = None  # there is no YAML for what users name themselves
+    weight: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None  # there is no YAML for what users name themselves
 
 
 class Cache(Section):
@@ -131,6 +133,12 @@ class ShardsData(DataSection):
             raise ValueError(f"data.mixture: '{wrong}' is to be a name of letters, digits, '_', '-' and '.'")
         if len({part.weight is None for part in parts.values()}) > 1:
             raise ValueError("data.mixture: give every part a weight, or none and each counts by its size")
+        weights = [part.weight for part in parts.values() if part.weight is not None]
+        if weights and max(weights) > _WEIGHTS_APART * min(weights):
+            raise ValueError(
+                f"data.mixture: the weights {min(weights):g} and {max(weights):g} are more than a million times apart: "
+                "bring them nearer, or leave out the part that would hardly be seen"
+            )
 
 
 class ShapesData(DataSection):

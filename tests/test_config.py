@@ -135,7 +135,10 @@ def test_a_mixture_takes_the_place_of_one_root() -> None:
         ([*MIXED, "data.root=z"], r"^give data\.root or data\.mixture, not both"),
         (["+stage=2", "data.mixture={a:{root:x,weight:1},b:{root:y}}"], r"^data\.mixture: give every part a weight"),
         (["+stage=2", "data.mixture={a/b:{root:x}}"], r"^data\.mixture: 'a/b' is to be a name"),
-        (["+stage=2", "data.mixture={a:{root:x,weight:0}}"], r"^data\.mixture\.a\.weight: .*greater than 0"),
+        (
+            ["+stage=2", "data.mixture={a:{root:x,weight:0}}"],
+            r"^data\.mixture\.a\.weight: .*greater than or equal to 0",
+        ),
         (["+stage=2", "data.mixture={a:{weight:1}}"], r"^data\.mixture\.a\.root: field required"),
         (["+stage=2", "data.mixture={}"], r"^data\.mixture: "),
         (["+stage=2", "data.root=x", "data.max_bad_share=2"], r"^data\.max_bad_share: .*less than or equal to 1"),
@@ -145,6 +148,22 @@ def test_a_mixture_takes_the_place_of_one_root() -> None:
 def test_data_that_are_not_well_said_are_one_sentence(overrides: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         parsed(*overrides)
+    assert "\n" not in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.window=1048577"], "data.window: input should be less than or equal to 1048576"),
+        (["data.streams=65537"], "data.streams: input should be less than or equal to 65536"),
+        (["data.mixture={a:{root:x,weight:1e308}}"], "weight: input should be less than or equal to 1000000000"),
+        (["data.mixture={a:{root:x,weight:1e-320}}"], "weight: input should be greater than or equal to 0.000000001"),
+        (["data.mixture={a:{root:x,weight:1e4},b:{root:y,weight:1e-3}}"], "more than a million times apart"),
+    ],
+)
+def test_numbers_beyond_what_a_plan_can_count_with_are_one_sentence(overrides: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        parsed("+stage=2", "scale=tiny", "data=shards", *overrides)
     assert "\n" not in one_sentence(caught.value)
 
 

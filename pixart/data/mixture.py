@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pixart.data.source import BadSample, Sample, Source
 
 _NO_LABEL = -1
+_SHORT = 150  # letters of two values that a sentence holds
 
 
 class Mixture:
@@ -111,10 +112,20 @@ class Mixture:
         for name, other in zip(self._names[1:], others, strict=True):
             if other.stamps != first.stamps:
                 raise ValueError(
-                    f"data.mixture: the features of '{name}' are not those of '{self._names[0]}' (stamps "
-                    f"{other.stamps} and {first.stamps}): extract both with the same encoders, or use images in both"
+                    f"data.mixture: the features of '{name}' are not those of '{self._names[0]}' "
+                    f"({_difference(other.stamps, first.stamps)}): extract both with the same encoders, or use images "
+                    "in both"
                 )
         return first.stamps
+
+
+def _difference(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str:
+    """What tells two stamps apart: names, and values that are short."""
+    if one is None or other is None:
+        return "one of them holds images"
+    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    told = [f"{one.get(key)} and {other.get(key)}" for key in keys]
+    return ", ".join(key if len(words) > _SHORT else f"{key} {words}" for key, words in zip(keys, told, strict=True))
 
 
 def shared_out(total: int, weights: Sequence[float | None], sizes: Sequence[int]) -> list[int]:

@@ -94,6 +94,17 @@ def test_features_of_other_encoders_and_images_do_not_mix_with_features(parts: d
             Mixture(parts)
 
 
+def test_features_that_differ_in_2_stamps_are_told_apart_by_these_in_under_300_letters(parts: dict[str, Any]):
+    parts["photos"].stamps = {"autoencoder": "a", "null_caption": "A" * 5000, "version": 1}
+    parts["art"].stamps = {"autoencoder": "b", "null_caption": "B" * 5000, "version": 1}
+    with pytest.raises(ValueError, match=r"\(autoencoder b and a, null_caption\)") as refused:
+        Mixture(parts)
+    assert len(str(refused.value)) < 300
+    parts["art"].stamps = None
+    with pytest.raises(ValueError, match=r"\(one of them holds images\)"):
+        Mixture(parts)
+
+
 def test_the_fingerprint_knows_the_parts_their_names_and_their_order(parts: dict[str, Any]):
     same = Mixture(parts).fingerprint
     assert Mixture(dict(parts)).fingerprint == same

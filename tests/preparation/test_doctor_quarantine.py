@@ -30,3 +30,14 @@ def test_a_run_tells_the_2_keys_it_met_and_half_a_line_is_left_out(tmp_path: Pat
     lines = [{"step": 3, "k": 3, "position": 1, "key": key, "reason": "checksum"} for key in ("a", "b", "a")]
     (tmp_path / "bad_samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "k"')
     assert met_by(tmp_path) == {"a": "checksum", "b": "checksum"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"hello", b"[1]", b"3", b'{"key": "a"}', b'{"key": 1, "reason": null}', b"\xff\xfe", b"[" * 100_000, b""],
+)
+def test_a_damaged_line_2_is_named_with_its_file(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "bad_samples.jsonl").write_bytes(b'{"key": "a\xe2\x80\xa8b", "reason": "r"}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=r"bad_samples\.jsonl, line 2 is not what a run writes"):
+        met_by(tmp_path)
