@@ -1,6 +1,5 @@
 """Say what training would see, before it starts: ``python tools/doctor.py +stage=3 data.root=… page=doctor.html``."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -45,14 +44,15 @@ def run(values: dict[str, Any]) -> None:
     config = parse(values, Config)
     from pixart.build.examining import Extent, examine
     from pixart.preparation.doctor_page import write_page
+    from pixart.preparation.doctor_places import check_places, write_json
     from pixart.preparation.doctor_quarantine import met_by, put_away
 
+    check_places({"json": asked.summary, "page": asked.page, "quarantine": asked.quarantine})
     bad = {} if asked.run is None else met_by(Path(asked.run))
     found = examine(config, Extent(asked.samples, asked.shards, asked.processes))
     show(found)
     if asked.summary is not None:
-        Path(asked.summary).parent.mkdir(parents=True, exist_ok=True)
-        Path(asked.summary).write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(asked.summary), found)
     if asked.page is not None:
         write_page(Path(asked.page), found)
     if asked.quarantine is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pixart.formats.aside import written_aside
 from pixart.preparation.doctor import Examination
 from pixart.preparation.doctor_tables import plots, tables
 
@@ -20,5 +21,5 @@ def write_page(path: Path, found: Examination) -> None:
         tables=tables(found),
         plots=plots(found),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    with written_aside(path) as file:
+        file.write_text(html, encoding="utf-8")

@@ -1,0 +1,34 @@
+"""Where the doctor writes: looked at before the examination, which may take long, and written whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from pixart.data.storage.quarantine import read_quarantine
+from pixart.formats.aside import kind_of, written_aside
+from pixart.preparation.doctor import Examination
+
+
+def check_places(places: Mapping[str, str | None]) -> None:
+    """``ValueError`` in one sentence for the first of ``places`` (key -> path) that cannot take a file."""
+    for key, place in places.items():
+        if place is None:
+            continue
+        path = Path(place)
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{key}={place} is {kind_of(path)} and no file: give the path of a file")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise ValueError(f"{key}={place} cannot be written ({error.strerror}): give another place") from error
+        if key == "quarantine" and path.exists():
+            read_quarantine(path)  # a damaged one would be refused after the examination
+
+
+def write_json(path: Path, found: Examination) -> None:
+    """Write ``found`` as JSON."""
+    with written_aside(path) as file:
+        file.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
