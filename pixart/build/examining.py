@@ -113,8 +113,14 @@ def _sizes(run: _Run, found: Examination) -> dict[str, Any]:
 
 def _samples(run: _Run, found: Examination) -> dict[str, Any]:  # noqa: ARG001
     source, extent = run.data.source, run.extent
-    rows = choose(run.rows, source.shards, samples=extent.samples, files=extent.shards, seed=run.config.seed)
-    return {"read": read_samples(source, rows, choice=run.config.data.caption_choice)}
+    amount = {"samples": extent.samples, "files": extent.shards, "seed": run.config.seed}
+    choice = run.config.data.caption_choice
+    read = read_samples(source, choose(run.rows, source.shards, **amount), choice=choice)
+    held_source, held_rows = run.data.held_source, run.data.held_rows
+    if not len(held_rows):
+        return {"read": read}
+    held = read_samples(held_source, choose(held_rows, held_source.shards, **amount), choice=choice)
+    return {"read": read, "held": held}
 
 
 def _captions(run: _Run, found: Examination) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Examination(NamedTuple):
     plan: Planned | None = None
     sizes: Sizes | None = None
     read: Read | None = None
+    held: Read | None = None  # of the held-out samples
     captions: Captions | None = None
     labels: Labels | None = None
     stamps: dict[str, str] | None = None  # of stored features
@@ -76,8 +77,8 @@ class Examination(NamedTuple):
 
     @property
     def bad(self) -> dict[str, str]:
-        """Key -> reason of the bad samples among those that were read."""
-        return {} if self.read is None else self.read.bad
+        """Key -> reason of the bad samples among those that were read, held-out ones too."""
+        return {key: reason for read in (self.held, self.read) if read is not None for key, reason in read.bad.items()}
 
     @property
     def remarks(self) -> list[str]:
@@ -117,6 +118,8 @@ def at_least(found: int, samples: int, population: int) -> float:
 
 def _problems(found: Examination) -> Iterator[str]:
     read = found.read
+    if found.held is not None:
+        yield from (sentence for sentence in found.held.broken if read is None or sentence not in read.broken)
     if read is not None:
         yield from read.broken
         if read.bad and _too_many(found, read):
@@ -143,6 +146,8 @@ def _remarks(found: Examination) -> Iterator[str]:
         yield from _about_sizes(found.sizes)
     if found.read is not None and found.read.bad and not _too_many(found, found.read):
         yield f"{_some_bad(found.read)}: training would replace each and go on"
+    if found.held is not None and found.held.bad:
+        yield f"held out, {_some_bad(found.held)}: validation would replace each, and its loss is another one for it"
     if found.captions is not None:
         yield from _about_captions(found.captions)
     if found.labels is not None and found.labels.absent:

@@ -1,6 +1,6 @@
 """An examination as tables and bars: one form for the terminal and for the page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -46,8 +46,8 @@ def tables(found: Examination) -> list[Table]:
         made.append(_crops(found.sizes))
         made += [_small(found.sizes)] if found.sizes.small else []
     if found.read is not None:
-        made.append(_read(found.read))
-        made += [_bad(found.read)] if found.read.bad else []
+        made.append(_read(found.read, found.held))
+        made += [_bad(found.bad)] if found.bad else []
     if found.captions is not None:
         made.append(_captions(found.captions))
     if found.labels is not None:
@@ -127,17 +127,20 @@ def _small(sizes: Sizes) -> Table:
     return Table("buckets smaller than their batch", ("size", "samples", "batch", "what becomes of it"), rows, (0, 3))
 
 
-def _read(read: Read) -> Table:
+def _read(read: Read, held: Read | None) -> Table:
     rows = [("samples read", f"{read.samples:,}")]
     rows += [("of shards", f"{read.shards:,}")] if read.shards else []
     rows += [("bad", str(len(read.bad))), ("files that cannot be read", str(len(read.broken)))]
+    rows += (
+        [] if held is None else [("held-out samples read", f"{held.samples:,}"), ("of them bad", str(len(held.bad)))]
+    )
     rows += [("samples a second and process", f"{read.samples_per_second:,.0f}")]
     return Table("looked into", ("", ""), tuple(rows))
 
 
-def _bad(read: Read) -> Table:
-    rows = tuple(read.bad.items())[:_LISTED]
-    more = f" (the first {_LISTED} of {len(read.bad)})" if len(read.bad) > _LISTED else ""
+def _bad(bad: Mapping[str, str]) -> Table:
+    rows = tuple(bad.items())[:_LISTED]
+    more = f" (the first {_LISTED} of {len(bad)})" if len(bad) > _LISTED else ""
     return Table(f"bad samples{more}", ("key", "reason"), rows, (0, 1))
 
 
