@@ -17,6 +17,7 @@ _ZEROS = bytes(_BLOCK)
 _FILES = (b"0", b"\0", b"7")
 _WITHOUT_CONTENTS = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices and folders
 _PIECE = 2**20  # bytes hashed at once
+_LONGEST_END = 2**20  # bytes of zeros; writers pad to 10 KiB, what was allotted and never written is longer
 _ADLER = 65521
 
 
@@ -102,13 +103,13 @@ class TarStream:
             self._offset = end
 
     def _see_the_end(self) -> None:
-        """``ValueError`` where anything but zeros follows: a second tar, or what lies behind a hole of zeros."""
-        while left := self._size - self._offset:
-            piece = self.read(min(_PIECE, left))
-            if piece.count(0) != len(piece):
-                raise ValueError(
-                    f"{self._path} goes on after its end: it was concatenated or has a hole; write it again"
-                )
+        """``ValueError`` where a second tar follows, what lies behind a hole of zeros, or more zeros than end a tar."""
+        left = self._size - self._offset
+        if left > _LONGEST_END or (left and self.read(left).count(0) != left):
+            raise ValueError(
+                f"{self._path} goes on after its end: it was concatenated, has a hole or was never written to its end; "
+                "write it again"
+            )
 
     def _broken(self) -> ValueError:
         return ValueError(f"{self._path} is truncated or no tar: copy it again or take it away")
