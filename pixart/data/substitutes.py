@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pixart.batch import Fault
 from pixart.data.source import BadSample, Sample
 
+LEAST_SEEN = 10_000  # samples: before so many a share of bad ones would be a matter of chance
 ATTEMPTS = 16  # substitutes tried for one position: were they all bad, it would be no accident
 
 

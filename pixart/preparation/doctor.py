@@ -5,6 +5,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from pixart.data.buckets import Bucket
+from pixart.data.substitutes import LEAST_SEEN
 from pixart.preparation.doctor_samples import Captions, Labels, Read
 from pixart.preparation.doctor_sizes import Sizes
 
@@ -124,14 +125,16 @@ def _problems(found: Examination) -> Iterator[str]:
         yield from read.broken
         if read.bad and _too_many(found, read):
             yield (
-                f"{_some_bad(read)}, more than data.max_bad_share={found.max_bad_share:g} allows: leave them out with "
-                "data.quarantine (quarantine=… writes the file), mend the data, or raise the share"
+                f"{_some_bad(read)}, more than data.max_bad_share={found.max_bad_share:g} allows: leave them out "
+                "(quarantine=… writes a file of them, data.quarantine=… heeds it), mend the data, or raise the share"
             )
 
 
 def _too_many(found: Examination, read: Read) -> bool:
     population = found.plan.samples if found.plan is not None else read.samples + 1
-    return at_least(len(read.bad), read.samples, population) > found.max_bad_share
+    share = at_least(len(read.bad), read.samples, population)
+    seen = LEAST_SEEN if found.plan is None else found.plan.samples_seen
+    return share * seen > found.max_bad_share * max(seen, LEAST_SEEN)  # as training counts
 
 
 def _some_bad(read: Read) -> str:

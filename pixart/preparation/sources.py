@@ -38,12 +38,14 @@ CAPTION_USED = "caption beside an image"
 def kind_of(source: Path) -> Kind:
     """What ``source`` holds: a .jsonl, a folder with captions beside its images, or a folder of class folders.
 
-    Raises ``ValueError`` where there is nothing, or nothing of these kinds.
+    Raises ``ValueError`` where there is nothing, nothing of these kinds, or tars.
     """
     if source.is_file() and source.suffix == ".jsonl":
         return "jsonl"
     if not source.is_dir():
         raise ValueError(f"source={source} is neither a folder nor a .jsonl file")
+    if any(source.glob("*.tar")):
+        raise ValueError(f"source={source} holds tars already: index them where they are, with kind=tars")
     if any(_has_caption(names) for _, _, names in os.walk(source)):
         return "captions"
     if any(child.is_dir() for child in source.iterdir()):

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from pixart.batch import Fault
+from pixart.data.substitutes import LEAST_SEEN
 from pixart.training.tracking import MetricsFile
 
-LEAST_SEEN = 10_000  # samples: before so many a share would be a matter of chance
 _NAMED = 3  # keys that the sentence names
 
 
@@ -85,6 +85,15 @@ class Faults:
         self.since_log += len(own)
         self.substitutes += len(faults) - len(own)
         self.first = [*self.first, *own][:_NAMED]
+
+    def told(self) -> str | None:
+        """What the display says of the bad samples since the last log; None where there were none."""
+        if not self.since_log:
+            return None
+        return (
+            f"{self.since_log} bad sample(s) were replaced, {self.total} so far, the first {self.first[0]}: "
+            f"{self.file.path} names each and why"
+        )
 
     def window(self, samples_seen: int) -> dict[str, float]:
         """What the log says: bad samples and bad substitutes since the last call, and the share of all so far."""

@@ -144,6 +144,8 @@ class Upkeep:
 
     def _log(self, learner: Learner) -> None:
         learner.faults.gather(learner.progress.samples_seen)
+        if told := learner.faults.told():
+            self.display.say(told)
         values = learner.averages.flush()
         skipped, first_bad_k = learner.guard.found()
         if skipped:

@@ -94,7 +94,7 @@ def test_2_flipped_bytes_are_2_bad_samples_which_a_quarantine_leaves_out(tmp_pat
         data.source.key(int(row)) for row in (data.parts[""].rows[3], data.parts[""].rows[17], data.held_rows[0])
     )
     flipped(root, one, two, held)
-    found = examine(on_shards(root), EXTENT)
+    found = examine(on_shards(root, "steps=2000"), EXTENT)
     assert sorted(found.bad) == sorted([one, two, held])
     assert found.read is not None
     assert sorted(found.read.bad) == [one, two]  # a held-out one does not count against the share

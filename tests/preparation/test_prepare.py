@@ -287,3 +287,11 @@ def test_the_door_answers_a_mistake_with_one_sentence_and_a_code(
         call(tool, monkeypatch, *arguments)
     assert words in str(stop.value.code)
     assert "\n" not in str(stop.value.code)
+
+
+def test_tars_and_pictures_given_for_one_another_are_told_the_other_command(photos: Path, tmp_path: Path):
+    prepare(photos, tmp_path / "out", **OPTIONS)
+    with pytest.raises(ValueError, match="holds tars already: index them where they are, with kind=tars"):
+        prepare(tmp_path / "out", tmp_path / "again", **OPTIONS)
+    with pytest.raises(ValueError, match=r"make one of your pictures: tools/prepare\.py source=.* out="):
+        read_index(photos)

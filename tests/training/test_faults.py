@@ -46,7 +46,9 @@ def test_the_log_has_the_2_faults_since_the_last_and_the_share_of_all_so_far(
     faults = made(accelerator, tmp_path)
     faults.note(1, (fault(0), fault(0, 3)))
     faults.gather(50)
+    assert "2 bad sample(s) were replaced, 2 so far, the first key0.0" in (faults.told() or "")
     assert faults.window(50) == {"bad_samples": 2, "bad_substitutes": 0, "bad_share": 0.04}
+    assert faults.told() is None
     faults.note(2, (fault(1),))
     faults.gather(100)
     assert faults.window(100) == {"bad_samples": 1, "bad_substitutes": 0, "bad_share": 0.03}

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from fcntl import LOCK_EX, LOCK_SH, flock
+from math import ceil
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -193,6 +194,6 @@ class ShardCache:
             )
         need = size + sum(file.size for file in none.held)
         return ValueError(
-            f"data.cache.gib={self._settings.limit_bytes / 2**30:g} is too small: {name} needs {size} bytes beside "
-            f"those in use, set it to {need / 2**30:.3g} or more"
+            f"data.cache.gib={self._settings.limit_bytes / 2**30:.4g} is too small: {name} needs {size} bytes beside "
+            f"those in use, set it to {ceil(need / 2**20) / 2**10:g} or more"
         )

@@ -74,6 +74,8 @@ def read_index(root: str | Path, *, index: Path | None = None) -> Index:
 
 def _about(path: Path, mend: str) -> dict[str, Any]:
     if not path.is_file():
+        if not any(path.parent.glob("*.tar")):
+            mend = f"make one of your pictures: tools/prepare.py source={path.parent} out=<new folder>"
         raise ValueError(f"{path} is missing: give the folder that tools/prepare.py wrote, or {mend}")
     try:
         about = noted(pq.read_metadata(path).metadata)

@@ -103,6 +103,8 @@ def test_a_cache_smaller_than_what_is_in_use_is_one_sentence(server: Server):
     with pytest.raises(ValueError, match=r"data\.cache\.gib=.* is too small: 2\.tar needs 300000 bytes") as error:
         cache.open(2)
     assert "\n" not in str(error.value)
+    proposed = float(str(error.value).split("set it to ")[1].split()[0])
+    assert proposed * 2**30 >= 900_000  # what it asks for is enough
     assert monotonic() - begun < 3
     assert here(server) == ["0.tar", "1.tar"]
     for descriptor in held:
