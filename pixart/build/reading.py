@@ -133,5 +133,5 @@ def read_batches(
         rank=accelerator.process_index,
         num_workers=config.data.workers,
         pin_memory=accelerator.device.type == "cuda",
-        ahead=config.data.cache.ahead if config.data.kind == "shards" else 0,
+        ahead=config.data.cache.ahead if config.data.kind == "shards" and training.source.far else 0,
     )

@@ -96,6 +96,11 @@ class Mixture:
             raise BadSample(f"{name}/{bad.key}", bad.reason) from bad
         return sample._replace(key=f"{name}/{sample.key}")
 
+    @property
+    def far(self) -> bool:
+        """Whether any of the sources is."""
+        return any(source.far for source in self._sources)
+
     def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
         """Let each source bring its rows within reach; one without any learns that none are wanted now."""
         for source, (start, end) in zip(self._sources, pairwise(self.starts), strict=True):

@@ -80,5 +80,9 @@ class Source(Protocol):
     def read(self, row: int) -> Sample:
         """The sample of a row; ``IndexError`` outside 0 .. n - 1, ``BadSample`` where it cannot be used."""
 
+    @property
+    def far(self) -> bool:
+        """Whether some of its rows are fetched from far away, so that it is worth telling which come next."""
+
     def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
         """Bring what ``rows`` need, in this order, within reach if it is far away, and nothing else any more."""

@@ -25,6 +25,10 @@ class Numbered:
     def key(self, row: int) -> str:
         return f"{row:04d}"
 
+    @property
+    def far(self) -> bool:
+        return False
+
     def fetch_ahead(self, rows: np.ndarray) -> None: ...
 
     def read(self, row: int) -> Sample:

@@ -79,6 +79,7 @@ def test_rows_to_fetch_reach_the_part_that_holds_them(parts: dict[str, Any], mon
     asked: dict[str, list[int]] = {}
     for name, part in parts.items():
         monkeypatch.setattr(part, "fetch_ahead", lambda rows, name=name: asked.update({name: rows.tolist()}))
+    assert not Mixture(parts).far
     Mixture(parts).fetch_ahead(np.array([6, 3, 4]))
     assert asked == {"photos": [], "art": [3, 0, 1]}  # what was wanted of the photos before no longer is
     Mixture(parts).fetch_ahead(np.array([2, 5]))

@@ -100,6 +100,11 @@ class Shapes:
         dense, sparse = dense_caption(scene, lots), sparse_caption(scene, lots)
         return Sample(self.key(row), image, (dense, sparse) if self.density == "dense" else (sparse,), None)
 
+    @property
+    def far(self) -> bool:
+        """Never."""
+        return False
+
     def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
         """Nothing to do: rows come from nowhere."""
 

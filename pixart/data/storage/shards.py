@@ -127,6 +127,11 @@ class Shards:
         except ValueError as error:
             raise self._bad(row, str(error).removeprefix(f"{self.key(row)}: ")) from error
 
+    @property
+    def far(self) -> bool:
+        """Whether the tars are at an address."""
+        return self._ahead is not None
+
     def fetch_ahead(self, rows: NDArray[np.int64]) -> None:
         """Have the shards of ``rows``, which will be read soon and in this order, fetched in the background.
 

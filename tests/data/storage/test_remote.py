@@ -227,6 +227,7 @@ def test_a_loader_over_a_faulty_address_with_a_small_cache_reads_the_batches_of_
 
 def test_what_is_fetched_ahead_is_not_waited_for_when_it_is_read(server: Server):
     source = opened(server)
+    assert source.far
     source.fetch_ahead(np.arange(ROWS))
     until = monotonic() + 5
     while sum(server.requests[f"{i:06d}.tar"] for i in range(6)) < 6 and monotonic() < until:
