@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 KEPT = 40  # letters of a name that stay in the name beside it: no file system takes more than 255 bytes
 
@@ -48,6 +49,16 @@ def folder_aside(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_unwritable(path: Path, *, key: str) -> None:
+    """``ValueError`` naming ``key`` if nothing can be written to the folder of ``path``, which is made if need be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{key}={path} cannot be written ({error.strerror}): give another place") from error
 
 
 def refuse_taken(path: Path, *, folder: bool) -> None:

@@ -1,14 +1,13 @@
 """Weights into any format that can hold them."""
 
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pixart.formats import released
-from pixart.formats.aside import folder_aside, refuse_taken, written_aside
+from pixart.formats.aside import folder_aside, refuse_taken, refuse_unwritable, written_aside
 from pixart.formats.diffusers_folder import diffusers_config, write_diffusers
 from pixart.formats.official import Y_EMBEDDING, to_official
 from pixart.formats.pipeline_folder import write_beside
@@ -50,10 +49,10 @@ def write(
     refuse_taken(path, folder=to.startswith("diffusers"))
     _refuse_within(path, {"source": weights.path, "text_encoder": text_encoder, "autoencoder": autoencoder})
     if to == "snapshot":
-        _refuse_unwritable(path)
+        refuse_unwritable(path, key="out")
         return _write_snapshot(path, weights)
     _refuse_what_only_snapshots_say(weights, to)
-    _refuse_unwritable(path)
+    refuse_unwritable(path, key="out")
     if to == "pixart":
         return _write_official(path, weights, text_encoder)
     if to == "diffusers":
@@ -74,15 +73,6 @@ def _refuse_within(out: Path, sources: dict[str, str | Path | None]) -> None:
         folder = None if source is None else Path(source).expanduser()
         if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"out={out} lies within {key}={source}: give a place outside of it")
-
-
-def _refuse_unwritable(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"out={path} cannot be written ({error.strerror}): give another place") from error
 
 
 def _refuse_what_only_snapshots_say(weights: Weights, to: Format) -> None:

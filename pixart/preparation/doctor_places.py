@@ -3,10 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from pixart.data.storage.quarantine import read_quarantine
-from pixart.formats.aside import kind_of, written_aside
+from pixart.formats.aside import kind_of, refuse_unwritable, written_aside
 from pixart.preparation.doctor import Examination
 
 
@@ -18,12 +17,7 @@ def check_places(places: Mapping[str, str | None]) -> None:
         path = Path(place)
         if path.exists() and not path.is_file():
             raise ValueError(f"{key}={place} is {kind_of(path)} and no file: give the path of a file")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise ValueError(f"{key}={place} cannot be written ({error.strerror}): give another place") from error
+        refuse_unwritable(path, key=key)
         if key == "quarantine" and path.exists():
             read_quarantine(path)  # a damaged one would be refused after the examination
 
