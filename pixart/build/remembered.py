@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, ValidationError
 
-from pixart.config import Autoencoder, Positive, Precision, Rate, Scheduler, Section, Size
+from pixart.config import Autoencoder, Positive, Rate, Scheduler, Section, Size, TextEncoder
 from pixart.diffusion.flow import Flow
 from pixart.diffusion.gaussian import Gaussian, Schedule
 from pixart.diffusion.objective import Objective
@@ -40,14 +40,8 @@ class Data(Section, extra="ignore"):
     aspect_ratio: Literal["exact", "bucket"]
 
 
-class Words(Section, extra="ignore"):
+class Words(TextEncoder, extra="ignore"):
     """The text encoder it heard."""
-
-    source: str
-    dim: Positive
-    max_tokens: Positive
-    cleaning: Literal["official", "basic", "none"]
-    dtype: Precision
 
 
 class Latents(Autoencoder, extra="ignore"):
