@@ -12,6 +12,7 @@ Positive = Annotated[int, Field(gt=0)]
 Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = tuple[Positive, Positive]  # height, width in pixels
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -25,6 +26,7 @@ _WEIGHTS_APART = 1e6
 FREE_ON_RESUME = frozenset({
     "steps", "micro_batch", "run_dir", "resume", "init_from", "reparameterise", "log_every", "validate_every",
     "sample_every", "snapshot_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite", "dollars_per_device_hour",
+    "keep_every", "background_save", "sharding", "preflight", "model.checkpointing",
     "tracker", "data.workers", "data.cache", "data.verify", "data.storage_options", "data.max_bad_share", "sampling",
 })  # fmt: skip
 
@@ -44,7 +46,7 @@ class Model(Section):
     interpolation_scale: Annotated[float, Field(gt=0)]
     attention: Literal["sdpa", "xformers"]
     fp32_attention: bool
-    checkpoint_blocks: bool
+    checkpointing: Literal["none", "blocks", "selective"]
     embedder_std: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
@@ -177,8 +179,10 @@ class Optimizer(Section):
 
 
 class Ema(Section):
-    decay: Annotated[float, Field(ge=0, lt=1)]
+    decay: Decay
     warmup: bool
+    others: tuple[Decay, ...]
+    power: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...]
 
 
 class Sampling(Section):
@@ -219,6 +223,10 @@ class Config(Section):
     snapshot_every: Cadence
     checkpoint_every: Cadence
     keep_checkpoints: Positive
+    keep_every: Cadence
+    background_save: bool
+    sharding: Literal["auto", "none", "shard_grad_op", "full_shard", "hybrid_shard"]
+    preflight: bool | Literal["only"]
     on_nonfinite: Literal["stop", "skip"]
     dollars_per_device_hour: Rate | None
     model: Model

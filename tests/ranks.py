@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from miniature import Silent, composed
 
 from pixart.batch import Batch
-from pixart.build import training
+from pixart.build import learning, training
 from pixart.config import Config, parse
 from pixart.data.loading import Step
 
@@ -57,7 +57,7 @@ def fork_rank(config: Config, rank: int, world_size: int, port: int) -> int:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             values = (rank, rank, world_size, world_size, "127.0.0.1", port)
             os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
-        training.read_batches = told(training.read_batches, Path(config.run_dir or "") / f"keys_{rank}.jsonl")
+        learning.read_batches = told(learning.read_batches, Path(config.run_dir or "") / f"keys_{rank}.jsonl")
         training.run_training(config, lambda _: Silent())
         code = 0
     except Exception:  # noqa: BLE001  the parent reads the code, a person the traceback

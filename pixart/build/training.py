@@ -1,41 +1,28 @@
 """A training run from its configuration to its last step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 
 from pixart import config as shape
+from pixart.build.learning import make_learner
+from pixart.build.looking_after import make_upkeep
 from pixart.build.opening import lacking_in, opened, planned
-from pixart.build.parts import autoencoder, model, objective, text_encoder
-from pixart.build.reading import RunData, read_batches
+from pixart.build.parts import autoencoder, model, text_encoder
+from pixart.build.reading import RunData
 from pixart.config import Config
-from pixart.data.buckets import buckets_for
-from pixart.encoders.autoencoder import LatentSpace
-from pixart.encoders.text import TextEncoder
 from pixart.formats import Weights, read
 from pixart.formats.handoff import hand_off
 from pixart.formats.positions import Told
 from pixart.formats.table import format_table
 from pixart.models.dit import PixArt
-from pixart.sampling.pipeline import Pipeline
-from pixart.training.checkpoint import Checkpoints, write_atomically
-from pixart.training.ema import Ema
-from pixart.training.evaluation import Pictures
-from pixart.training.faults import Faults
-from pixart.training.guard import Guard
-from pixart.training.inputs import Inputs
-from pixart.training.launch import make_accelerator
-from pixart.training.ledger import Ledger
-from pixart.training.loop import Learner, Pace, fit
-from pixart.training.optim import make_optimizer
+from pixart.training.launch import make_accelerator, part
+from pixart.training.log import Display
+from pixart.training.loop import Learner, fit
 from pixart.training.run_directory import RunDirectory
-from pixart.training.tracking import Averages, MetricsFile, start_tracker
-from pixart.training.upkeep import Cadence, Display, Upkeep
+from pixart.training.tracking import start_tracker
+from pixart.training.upkeep import Upkeep
 
 
 def run_training(config: Config, make_display: Callable[[bool], Display]) -> Path:
@@ -60,8 +47,8 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
         fit(learner, upkeep)
     finally:
         display.close()
-        accelerator.end_training()
         directory.release()
+        part(accelerator)
     return path
 
 
@@ -104,131 +91,18 @@ def _assemble(
     if start is not None:
         display.say(f"from {start.source}{f', licence {start.licence}' if start.licence else ''}")
         display.say(format_table(hand_off(start, bare, shared_mlp=config.reparameterise)))
-    prepared, optimizer = _prepare(config, accelerator, bare)
-    learner = Learner(
-        accelerator=accelerator,
-        model=prepared,
-        bare=bare,
-        optimizer=optimizer,
-        ema=Ema(bare, decay=config.ema.decay, warmup=config.ema.warmup),
-        objective=objective(config),
-        inputs=Inputs(encoder, latents, device=accelerator.device),
-        read=lambda k: read_batches(config, accelerator, data.training, k),
-        pace=Pace(config.steps, config.peak_lr, config.optimizer.warmup_steps, config.optimizer.clip_norm),
-        guard=Guard(accelerator.device),
-        averages=Averages(accelerator),
-        faults=Faults(accelerator, directory.path / "bad_samples.jsonl", max_share=config.data.max_bad_share),
-    )
-    upkeep = Upkeep(
-        directory=directory,
-        checkpoints=Checkpoints(directory.checkpoints, keep=config.keep_checkpoints, warn=display.say),
-        metrics=MetricsFile(directory.path / "metrics.jsonl"),
-        ledger=Ledger(
-            directory.path / "ledger.json",
-            devices=accelerator.num_processes,
-            dollars_per_device_hour=config.dollars_per_device_hour,
-        ),
-        cadence=Cadence(
-            config.log_every, config.validate_every, config.sample_every, config.snapshot_every, config.checkpoint_every
-        ),
-        display=display,
-        identity=_identity(config, bare, encoder, latents, data, _inherited_licence(directory, start)),
-        fingerprint=data.fingerprint,
-        quarantine=data.quarantine,
-        pictures=_pictures(config, learner, encoder, latents),
-        held_out=data.held_out(accelerator),
-        on_nonfinite=config.on_nonfinite,
-    )
+    learner = make_learner(config, accelerator, directory, bare, data, encoder, latents)
+    upkeep = make_upkeep(config, directory, display, learner, data, encoder, latents, start)
     _introduce(config, accelerator, directory)
     if upkeep.resume(learner):
         display.say(f"resumed at step {learner.progress.step} of {config.steps}")
     return learner, upkeep
 
 
-def _prepare(config: Config, accelerator: Accelerator, bare: PixArt) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    section = config.optimizer
-    bare.to(accelerator.device)
-    optimizer = make_optimizer(
-        bare,
-        lr=config.peak_lr,
-        betas=section.betas,
-        eps=section.eps,
-        weight_decay=section.weight_decay,
-        decay=section.decay,
-    )
-    # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
-    # the first rank read for all.
-    prepared: tuple[torch.nn.Module, torch.optim.Optimizer] = accelerator.prepare(bare, optimizer)
-    prepared[0].train()
-    return prepared
-
-
 def _read_start(config: Config, init_from: str) -> Weights:
     """The weights to start from; what their file does not tell is taken to be as in this run's model."""
     same = Told(config.model.num_heads, config.input_size, config.model.interpolation_scale)
     return read(init_from, otherwise=same)
-
-
-def _inherited_licence(directory: RunDirectory, start: Weights | None) -> str | None:
-    """The licence of the weights that the run started from; a resumed run finds it where the first one wrote it."""
-    file = directory.path / "licence.txt"
-    if directory.has_checkpoint:
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
-    licence = None if start is None else start.licence
-    if directory.rank == 0 and licence is None:
-        file.unlink(missing_ok=True)
-    elif directory.rank == 0:
-        write_atomically(file, f"{licence}\n")
-    return licence
-
-
-def _identity(config: Config, bare: PixArt, encoder: TextEncoder | None, latents: LatentSpace, data: RunData,
-              licence: str | None) -> dict[str, Any]:  # fmt: skip
-    return {
-        "model_config": bare.config,
-        "run_config": config.model_dump(mode="json"),
-        "stamps": {
-            "text_encoder": None if encoder is None else encoder.fingerprint,
-            "autoencoder": latents.fingerprint,
-        },
-        "null_caption": None if encoder is None else data.null_caption(encoder),
-        "licence": licence,
-    }
-
-
-def _pictures(config: Config, learner: Learner, encoder: TextEncoder | None, latents: LatentSpace) -> Pictures | None:
-    """The fixed prompts (or labels) of the run, one seed each, over its buckets in turn."""
-    section = config.sampling
-    asked: Sequence[Any] = section.labels if encoder is None else section.prompts
-    if not asked:
-        return None
-    pipeline = Pipeline(
-        learner.bare,
-        learner.objective,
-        encoder,
-        latents,
-        device=learner.accelerator.device,
-        precision=config.precision,
-        told_aspect_ratio=config.data.aspect_ratio,
-    )
-    buckets = buckets_for(config.resolution, config.data.buckets)
-    sizes = [buckets[i % len(buckets)] for i in range(len(asked))]
-
-    def draw(positions: Sequence[int]) -> list[NDArray[np.uint8]]:
-        chosen = [asked[i] for i in positions]
-        return pipeline(
-            prompts=None if encoder is None else chosen,
-            labels=chosen if encoder is None else None,
-            seeds=[section.seed + i for i in positions],
-            sizes=[sizes[i] for i in positions],
-            guidance_scale=section.guidance_scale,
-            num_inference_steps=section.num_inference_steps,
-            guidance_channels=section.guidance_channels,
-            scheduler_name=section.scheduler,
-            batch_size=config.micro_batch,
-        )
-
-    return Pictures(draw, [str(prompt) for prompt in asked])
 
 
 def _first_line(config: Config, accelerator: Accelerator, directory: RunDirectory, bare: PixArt) -> str:

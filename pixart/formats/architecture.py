@@ -20,7 +20,7 @@ PATCHES, OUTPUTS = "x_embedder.proj.weight", "final_layer.linear.bias"
 # Where a number can be read: three places, so that one wrong tensor is outvoted, and then named by ``check``.
 WIDTHS = ((PATCHES, 4, 0), ("x_embedder.proj.bias", 1, 0), ("t_embedder.mlp.2.bias", 1, 0))
 HIDDEN = (("blocks.0.mlp.fc1.weight", 2, 0), ("blocks.0.mlp.fc1.bias", 1, 0), ("blocks.0.mlp.fc2.weight", 2, 1))
-RUNNING = {"attention": "sdpa", "fp32_attention": False, "checkpoint_blocks": False}  # how to compute, not what
+RUNNING = {"attention": "sdpa", "fp32_attention": False, "checkpointing": "none"}  # how to compute, not what
 
 
 def infer(path: Path, tensors: Mapping[str, Tensor], square: Square, given: Told, otherwise: Told) -> dict[str, Any]:

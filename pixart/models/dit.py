@@ -44,7 +44,7 @@ class PixArt(nn.Module):
         interpolation_scale: by how much positions are squeezed (2 at 1024 px, else 1).
         attention: "sdpa" or "xformers".
         fp32_attention: compute self-attention in float32 also under autocast.
-        checkpoint_blocks: in training, forget the blocks' activations and compute them again.
+        checkpointing: in training, what activations to forget and compute again: "none", those of "blocks".
 
     The weights are drawn from torch's seed (``torch.manual_seed``), the same for every model of that seed; a model
     made on the meta device has none.
@@ -68,14 +68,14 @@ class PixArt(nn.Module):
         interpolation_scale: float,
         attention: str,
         fp32_attention: bool,
-        checkpoint_blocks: bool,
+        checkpointing: Literal["none", "blocks", "selective"],
     ) -> None:
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         _check(config)
         self.config: dict[str, Any] = config
         self.patch_size, self.out_channels = patch_size, out_channels
-        self.attention, self.checkpoint_blocks = attention, checkpoint_blocks
+        self.attention, self.checkpointing = attention, checkpointing
         shared = adaln == "single"
         device = torch.get_default_device()
         with torch.device("meta"):  # no memory and no random numbers until the one initialisation below
@@ -120,7 +120,7 @@ class PixArt(nn.Module):
         y, padding = self.embed_text(cond, h * w)  # (N, L, D)
         modulation = self.shared_modulation(t)  # (N, 6, D) or (N, D)
         for block in self.blocks:
-            if self.checkpoint_blocks and self.training:
+            if self.checkpointing != "none" and self.training:
                 x = checkpoint(block, x, modulation, y, padding, use_reentrant=False)
             else:
                 x = block(x, modulation, y, padding)  # (N, T, D)

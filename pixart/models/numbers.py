@@ -34,7 +34,7 @@ def check_config(path: Path | str, config: Mapping[str, Any], *, known: Collecti
     for key in ("mlp_ratio", "interpolation_scale"):
         if not is_ratio(config[key]):
             raise _refusal(path, f"{key}={_shown(config[key])} must be a number above 0, at most {LARGEST_RATIO:g}")
-    for key in ("size_conditioning", "fp32_attention", "checkpoint_blocks"):
+    for key in ("size_conditioning", "fp32_attention"):
         if not isinstance(config[key], bool):
             raise _refusal(path, f"{key}={_shown(config[key])} must be true or false")
 

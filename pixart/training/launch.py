@@ -1,14 +1,22 @@
-"""The processes of a run: how many there are, on what device, in what precision."""
+"""The processes of a run: how they meet and part, on what device, in what precision."""
 
+import gc
 import os
+from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import ProjectConfiguration
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_MEETINGS = count()
 
 
 def make_accelerator(
@@ -27,13 +35,14 @@ def make_accelerator(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    _meet(on_cpu=on_cpu)
     # Without cpu=True Accelerate makes, of two CPU processes under a launcher, two runs of one process each.
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=PRECISIONS[precision],
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir / "logs")),
-        kwargs_handlers=_handlers(),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
@@ -44,8 +53,40 @@ def make_accelerator(
     return accelerator
 
 
-def _handlers() -> list[Any]:
-    return [
-        DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-        InitProcessGroupKwargs(),
-    ]
+@cache
+def _rendezvous() -> tuple[Store, int, int]:
+    """The store that all processes of this launch share, this one's rank and their number; asked for once a launch."""
+    store, rank, world_size = next(rendezvous("env://"))
+    return store, rank, world_size
+
+
+def _meet(*, on_cpu: bool) -> None:
+    """Make the process group, if a launcher started several processes.
+
+    Each meeting has keys of its own in the store: a later job of a sweep would find the addresses of an earlier one's
+    processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if not on_cpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    store, rank, world_size = _rendezvous()
+    dist.init_process_group(
+        "gloo" if on_cpu else "cpu:gloo,cuda:nccl",
+        store=PrefixStore(f"meeting_{next(_MEETINGS)}", store),
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def part(accelerator: Accelerator) -> None:
+    """Undo ``make_accelerator``, so that the next job of a sweep begins as the first one did."""
+    accelerator.end_training()
+    accelerator.free_memory()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "interpolation_scale": 1.0,
     "attention": "sdpa",
     "fp32_attention": False,
-    "checkpoint_blocks": False,
+    "checkpointing": "none",
 }
 
 

@@ -42,7 +42,7 @@ def test_kind_and_architecture_are_read_off_the_tensors(path, sizes):
     assert weights.model_config == {
         "input_size": 16, "patch_size": 4, "in_channels": 3, "out_channels": 6, "dim": 48, "depth": 3, "num_heads": 4,
         "mlp_ratio": 100 / 48, "text_dim": 20, "num_classes": None, "size_conditioning": sizes, "adaln": "single",
-        "interpolation_scale": 1.0, "attention": "sdpa", "fp32_attention": False, "checkpoint_blocks": False,
+        "interpolation_scale": 1.0, "attention": "sdpa", "fp32_attention": False, "checkpointing": "none",
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ XL = {
     "interpolation_scale": 1.0,
     "attention": "sdpa",
     "fp32_attention": False,
-    "checkpoint_blocks": False,
+    "checkpointing": "none",
     **{"depth": 28, "dim": 1152, "num_heads": 16, "patch_size": 2},
 }
 
@@ -239,7 +239,7 @@ def test_unpatchify_lays_a_token_out_as_row_column_channel(small):
 
 
 def test_checkpointed_blocks_give_the_same_gradients_and_work_in_training_only(small, randomise, captioned, x_t, t):
-    plain, saving = randomise(small()).train(), randomise(small(checkpoint_blocks=True)).train()
+    plain, saving = randomise(small()).train(), randomise(small(checkpointing="blocks")).train()
     for model in (plain, saving):
         model(x_t, t, captioned).square().sum().backward()
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):

@@ -1,0 +1,64 @@
+"""The learner of a run: model, optimizer, averages, and the batches that it reads."""
+
+import torch
+from accelerate import Accelerator
+
+from pixart.build.parts import objective
+from pixart.build.reading import RunData, read_batches
+from pixart.config import Config
+from pixart.encoders.autoencoder import LatentSpace
+from pixart.encoders.text import TextEncoder
+from pixart.models.dit import PixArt
+from pixart.training.ema import Ema
+from pixart.training.faults import Faults
+from pixart.training.guard import Guard
+from pixart.training.inputs import Inputs
+from pixart.training.loop import Learner, Pace
+from pixart.training.optim import make_optimizer
+from pixart.training.run_directory import RunDirectory
+from pixart.training.tracking import Averages
+
+
+def make_learner(
+    config: Config,
+    accelerator: Accelerator,
+    directory: RunDirectory,
+    bare: PixArt,
+    data: RunData,
+    encoder: TextEncoder | None,
+    latents: LatentSpace,
+) -> Learner:
+    """All that one optimizer step touches, at step 0 with the weights that ``bare`` holds."""
+    prepared, optimizer = _prepare(config, accelerator, bare)
+    return Learner(
+        accelerator=accelerator,
+        model=prepared,
+        bare=bare,
+        optimizer=optimizer,
+        ema=Ema(bare, decay=config.ema.decay, warmup=config.ema.warmup),
+        objective=objective(config),
+        inputs=Inputs(encoder, latents, device=accelerator.device),
+        read=lambda k: read_batches(config, accelerator, data.training, k),
+        pace=Pace(config.steps, config.peak_lr, config.optimizer.warmup_steps, config.optimizer.clip_norm),
+        guard=Guard(accelerator.device),
+        averages=Averages(accelerator),
+        faults=Faults(accelerator, directory.path / "bad_samples.jsonl", max_share=config.data.max_bad_share),
+    )
+
+
+def _prepare(config: Config, accelerator: Accelerator, bare: PixArt) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    section = config.optimizer
+    bare.to(accelerator.device)
+    optimizer = make_optimizer(
+        bare,
+        lr=config.peak_lr,
+        betas=section.betas,
+        eps=section.eps,
+        weight_decay=section.weight_decay,
+        decay=section.decay,
+    )
+    # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
+    # the first rank read for all.
+    prepared: tuple[torch.nn.Module, torch.optim.Optimizer] = accelerator.prepare(bare, optimizer)
+    prepared[0].train()
+    return prepared

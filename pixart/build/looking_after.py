@@ -1,0 +1,128 @@
+"""What looks after a run: its log, pictures, snapshots and checkpoints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixart.build.reading import RunData
+from pixart.config import Config
+from pixart.data.buckets import buckets_for
+from pixart.encoders.autoencoder import LatentSpace
+from pixart.encoders.text import TextEncoder
+from pixart.formats import Weights
+from pixart.sampling.pipeline import Pipeline
+from pixart.training.checkpoint import Checkpoints, write_atomically
+from pixart.training.evaluation import Pictures
+from pixart.training.ledger import Ledger
+from pixart.training.log import Display, Log
+from pixart.training.loop import Learner
+from pixart.training.resumption import Resumption
+from pixart.training.run_directory import RunDirectory
+from pixart.training.snapshots import Snapshots
+from pixart.training.tracking import MetricsFile
+from pixart.training.upkeep import Cadence, Upkeep
+
+
+def make_upkeep(
+    config: Config,
+    directory: RunDirectory,
+    display: Display,
+    learner: Learner,
+    data: RunData,
+    encoder: TextEncoder | None,
+    latents: LatentSpace,
+    start: Weights | None,
+) -> Upkeep:
+    """The surroundings of ``learner``; ``start`` is what the run began from, None for nothing or a resumed one."""
+    devices = learner.accelerator.num_processes
+    return Upkeep(
+        directory=directory,
+        cadence=Cadence(
+            config.log_every, config.validate_every, config.sample_every, config.snapshot_every, config.checkpoint_every
+        ),
+        log=Log(
+            metrics=MetricsFile(directory.path / "metrics.jsonl"),
+            ledger=Ledger(
+                directory.path / "ledger.json",
+                devices=devices,
+                dollars_per_device_hour=config.dollars_per_device_hour,
+            ),
+            display=display,
+            on_nonfinite=config.on_nonfinite,
+        ),
+        resumption=Resumption(
+            run_dir=directory.path,
+            checkpoints=Checkpoints(directory.checkpoints, keep=config.keep_checkpoints, warn=display.say),
+            fingerprint=data.fingerprint,
+            quarantine=data.quarantine,
+        ),
+        snapshots=Snapshots(
+            directory, _identity(config, learner, encoder, latents, data, _inherited_licence(directory, start))
+        ),
+        pictures=_pictures(config, learner, encoder, latents),
+        held_out=data.held_out(learner.accelerator),
+    )
+
+
+def _identity(config: Config, learner: Learner, encoder: TextEncoder | None, latents: LatentSpace, data: RunData,
+              licence: str | None) -> dict[str, Any]:  # fmt: skip
+    return {
+        "model_config": learner.bare.config,
+        "run_config": config.model_dump(mode="json"),
+        "stamps": {
+            "text_encoder": None if encoder is None else encoder.fingerprint,
+            "autoencoder": latents.fingerprint,
+        },
+        "null_caption": None if encoder is None else data.null_caption(encoder),
+        "licence": licence,
+    }
+
+
+def _inherited_licence(directory: RunDirectory, start: Weights | None) -> str | None:
+    """The licence of the weights that the run started from; a resumed run finds it where the first one wrote it."""
+    file = directory.path / "licence.txt"
+    if directory.has_checkpoint:
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    licence = None if start is None else start.licence
+    if directory.rank == 0 and licence is None:
+        file.unlink(missing_ok=True)
+    elif directory.rank == 0:
+        write_atomically(file, f"{licence}\n")
+    return licence
+
+
+def _pictures(config: Config, learner: Learner, encoder: TextEncoder | None, latents: LatentSpace) -> Pictures | None:
+    """The fixed prompts (or labels) of the run, one seed each, over its buckets in turn."""
+    section = config.sampling
+    asked: Sequence[Any] = section.labels if encoder is None else section.prompts
+    if not asked:
+        return None
+    pipeline = Pipeline(
+        learner.bare,
+        learner.objective,
+        encoder,
+        latents,
+        device=learner.accelerator.device,
+        precision=config.precision,
+        told_aspect_ratio=config.data.aspect_ratio,
+    )
+    buckets = buckets_for(config.resolution, config.data.buckets)
+    sizes = [buckets[i % len(buckets)] for i in range(len(asked))]
+
+    def draw(positions: Sequence[int]) -> list[NDArray[np.uint8]]:
+        chosen = [asked[i] for i in positions]
+        return pipeline(
+            prompts=None if encoder is None else chosen,
+            labels=chosen if encoder is None else None,
+            seeds=[section.seed + i for i in positions],
+            sizes=[sizes[i] for i in positions],
+            guidance_scale=section.guidance_scale,
+            num_inference_steps=section.num_inference_steps,
+            guidance_channels=section.guidance_channels,
+            scheduler_name=section.scheduler,
+            batch_size=config.micro_batch,
+        )
+
+    return Pictures(draw, [str(prompt) for prompt in asked])
