@@ -2,7 +2,9 @@
 
 ``python ranks.py`` reads from standard input a JSON list of {"world_size", "overrides", "kill_at": step or null}. A run
 with ``kill_at`` is ended with SIGKILL, all ranks at once, as soon as its log passes that step. What each rank read is
-in <run_dir>/keys_<rank>.jsonl: one line a micro-batch, with the global batch, the first position in it and the keys.
+in <run_dir>/keys_<rank>.jsonl: one line a micro-batch, with the global batch, the first position in it and the keys;
+what it said is in said_<rank>.json. "environ" may hold variables that its processes find, and "poisoned" the name of
+a module whose weight has a NaN on the last rank.
 """
 
 import json
@@ -12,17 +14,20 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
 from miniature import Silent, composed
 
 from pixart.batch import Batch
 from pixart.build import learning, training
 from pixart.config import Config, parse
 from pixart.data.loading import Step
+from pixart.models.dit import PixArt
 
 
 def free_port() -> int:
@@ -47,7 +52,21 @@ def told(read: Callable[..., Iterator[Step]], file: Path) -> Callable[..., Itera
     return reading
 
 
-def fork_rank(config: Config, rank: int, world_size: int, port: int) -> int:
+def poison(name: str) -> None:
+    made = training.model
+
+    def poisoned(config: Config) -> PixArt:
+        model = made(config)
+        with torch.no_grad():
+            model.get_submodule(name).get_parameter("weight").view(-1)[-1] = float("nan")
+        return model
+
+    training.model = poisoned
+
+
+def fork_rank(
+    config: Config, rank: int, world_size: int, port: int, environ: Mapping[str, str], poisoned: str | None
+) -> int:
     child = os.fork()
     if child:
         return child
@@ -57,8 +76,13 @@ def fork_rank(config: Config, rank: int, world_size: int, port: int) -> int:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             values = (rank, rank, world_size, world_size, "127.0.0.1", port)
             os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
+        os.environ.update(environ)
+        if poisoned is not None and rank == world_size - 1:
+            poison(poisoned)
         learning.read_batches = told(learning.read_batches, Path(config.run_dir or "") / f"keys_{rank}.jsonl")
-        training.run_training(config, lambda _: Silent())
+        display = Silent()
+        training.run_training(config, lambda _: display)
+        (Path(config.run_dir or "") / f"said_{rank}.json").write_text(json.dumps(display.said))
         code = 0
     except Exception:  # noqa: BLE001  the parent reads the code, a person the traceback
         traceback.print_exc()
@@ -72,9 +96,15 @@ def logged_step(config: Config) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
-def run(world_size: int, overrides: list[str], kill_at: int | None) -> None:
+def run(
+    world_size: int,
+    overrides: list[str],
+    kill_at: int | None,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    poisoned: str | None = None,
+) -> None:
     config, port = parse(composed(*overrides), Config), free_port()
-    children = [fork_rank(config, rank, world_size, port) for rank in range(world_size)]
+    children = [fork_rank(config, rank, world_size, port, environ, poisoned) for rank in range(world_size)]
     if kill_at is not None:
         while logged_step(config) < kill_at:
             time.sleep(0.01)
@@ -88,4 +118,4 @@ def run(world_size: int, overrides: list[str], kill_at: int | None) -> None:
 
 if __name__ == "__main__":
     for wanted in json.load(sys.stdin):
-        run(wanted["world_size"], wanted["overrides"], wanted["kill_at"])
+        run(**wanted)

@@ -13,15 +13,18 @@ from pixart.training.ema import Ema
 from pixart.training.faults import Faults
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
+from pixart.training.launcher import launcher
 from pixart.training.loop import Learner, Pace
 from pixart.training.optim import make_optimizer
 from pixart.training.run_directory import RunDirectory
+from pixart.training.sharding import Sharding, decided, distributed
 from pixart.training.tracking import Averages
 
 
 def make_learner(
     config: Config,
     accelerator: Accelerator,
+    sharding: Sharding,
     directory: RunDirectory,
     bare: PixArt,
     data: RunData,
@@ -29,7 +32,7 @@ def make_learner(
     latents: LatentSpace,
 ) -> Learner:
     """All that one optimizer step touches, at step 0 with the weights that ``bare`` holds."""
-    prepared, optimizer = _prepare(config, accelerator, bare)
+    prepared, optimizer = _prepare(config, accelerator, sharding, bare)
     return Learner(
         accelerator=accelerator,
         model=prepared,
@@ -46,9 +49,18 @@ def make_learner(
     )
 
 
-def _prepare(config: Config, accelerator: Accelerator, bare: PixArt) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+def sharding_of(config: Config) -> Sharding:
+    """How the run is distributed; to be asked before there is an Accelerator, which would follow the launcher."""
+    return decided(config.sharding, launcher(), checkpointing=config.model.checkpointing)
+
+
+def _prepare(
+    config: Config, accelerator: Accelerator, sharding: Sharding, bare: PixArt
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     section = config.optimizer
-    bare.to(accelerator.device)
+    # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
+    # the first rank read for all.
+    prepared = distributed(accelerator, bare, sharding)
     optimizer = make_optimizer(
         bare,
         lr=config.peak_lr,
@@ -57,8 +69,4 @@ def _prepare(config: Config, accelerator: Accelerator, bare: PixArt) -> tuple[to
         weight_decay=section.weight_decay,
         decay=section.decay,
     )
-    # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
-    # the first rank read for all.
-    prepared: tuple[torch.nn.Module, torch.optim.Optimizer] = accelerator.prepare(bare, optimizer)
-    prepared[0].train()
-    return prepared
+    return prepared, accelerator.prepare_optimizer(optimizer)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from pixart.build.reading import RunData
 from pixart.config import Config
@@ -99,19 +100,19 @@ def _pictures(config: Config, learner: Learner, encoder: TextEncoder | None, lat
     asked: Sequence[Any] = section.labels if encoder is None else section.prompts
     if not asked:
         return None
-    pipeline = Pipeline(
-        learner.bare,
-        learner.objective,
-        encoder,
-        latents,
-        device=learner.accelerator.device,
-        precision=config.precision,
-        told_aspect_ratio=config.data.aspect_ratio,
-    )
     buckets = buckets_for(config.resolution, config.data.buckets)
     sizes = [buckets[i % len(buckets)] for i in range(len(asked))]
 
-    def draw(positions: Sequence[int]) -> list[NDArray[np.uint8]]:
+    def draw(model: nn.Module, positions: Sequence[int]) -> list[NDArray[np.uint8]]:
+        pipeline = Pipeline(
+            model,
+            learner.objective,
+            encoder,
+            latents,
+            device=learner.accelerator.device,
+            precision=config.precision,
+            told_aspect_ratio=config.data.aspect_ratio,
+        )
         chosen = [asked[i] for i in positions]
         return pipeline(
             prompts=None if encoder is None else chosen,

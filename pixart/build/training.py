@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from pixart import config as shape
-from pixart.build.learning import make_learner
+from pixart.build.learning import make_learner, sharding_of
 from pixart.build.looking_after import make_upkeep
 from pixart.build.opening import lacking_in, opened, planned
 from pixart.build.parts import autoencoder, model, text_encoder
@@ -21,6 +21,7 @@ from pixart.training.launch import make_accelerator, part
 from pixart.training.log import Display
 from pixart.training.loop import Learner, fit
 from pixart.training.run_directory import RunDirectory
+from pixart.training.sharding import Sharding
 from pixart.training.tracking import start_tracker
 from pixart.training.upkeep import Upkeep
 
@@ -32,6 +33,7 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
     that a user can mend.
     """
     path = Path(config.run_dir or shape.default_run_dir(config)).expanduser()
+    sharding = sharding_of(config)
     accelerator = make_accelerator(
         precision=config.precision,
         tf32=config.tf32,
@@ -43,7 +45,7 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
     directory = RunDirectory(path, rank=accelerator.process_index)
     try:
         _refuse_another_config(directory, config)
-        learner, upkeep = _assemble(config, accelerator, directory, display)
+        learner, upkeep = _assemble(config, accelerator, sharding, directory, display)
         fit(learner, upkeep)
     finally:
         display.close()
@@ -70,7 +72,7 @@ def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
 
 
 def _assemble(
-    config: Config, accelerator: Accelerator, directory: RunDirectory, display: Display
+    config: Config, accelerator: Accelerator, sharding: Sharding, directory: RunDirectory, display: Display
 ) -> tuple[Learner, Upkeep]:
     start = None
     if config.init_from is not None and not directory.has_checkpoint:
@@ -84,14 +86,16 @@ def _assemble(
     plan = planned(config, given, order_cache=directory.path / "plan")
     data = RunData(config, given, encoder, latents, plan=plan)
     bare = model(config)
-    display.say(_first_line(config, accelerator, directory, bare))
+    display.say(_first_line(config, accelerator, sharding, directory, bare))
+    if sharding.said is not None:
+        display.say(sharding.said)
     if given.quarantine is not None:
         unknown = f", and {given.unknown} of its keys are not in these data" if given.unknown else ""
         display.say(f"quarantine {given.quarantine}: {given.quarantined} sample(s) are left out{unknown}")
     if start is not None:
         display.say(f"from {start.source}{f', licence {start.licence}' if start.licence else ''}")
         display.say(format_table(hand_off(start, bare, shared_mlp=config.reparameterise)))
-    learner = make_learner(config, accelerator, directory, bare, data, encoder, latents)
+    learner = make_learner(config, accelerator, sharding, directory, bare, data, encoder, latents)
     upkeep = make_upkeep(config, directory, display, learner, data, encoder, latents, start)
     _introduce(config, accelerator, directory)
     if upkeep.resume(learner):
@@ -105,12 +109,14 @@ def _read_start(config: Config, init_from: str) -> Weights:
     return read(init_from, otherwise=same)
 
 
-def _first_line(config: Config, accelerator: Accelerator, directory: RunDirectory, bare: PixArt) -> str:
+def _first_line(
+    config: Config, accelerator: Accelerator, sharding: Sharding, directory: RunDirectory, bare: PixArt
+) -> str:
     count = sum(p.numel() for p in bare.parameters())
     return (
         f"stage {config.stage}, scale {config.scale}: {count:,} parameters, world size {accelerator.num_processes} on "
-        f"{accelerator.device.type}, {config.precision}, global batch {config.global_batch}, {config.steps} steps, "
-        f"in {directory.path}"
+        f"{accelerator.device.type}, sharding {sharding.kind}, {config.precision}, global batch "
+        f"{config.global_batch}, {config.steps} steps, in {directory.path}"
     )
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
-from pixart.batch import Batch
+from pixart.batch import Batch, Denoiser
 from pixart.sampling.grid import make_grid
 from pixart.training.loop import Learner
 from pixart.training.tracking import Averages
@@ -37,7 +37,7 @@ def validate(learner: Learner, batches: Callable[[], Iterator[Batch]]) -> dict[s
     return averages.flush()
 
 
-def _observe(learner: Learner, model: Callable[..., Tensor], batch: Batch, averages: Averages) -> None:
+def _observe(learner: Learner, model: Denoiser, batch: Batch, averages: Averages) -> None:
     batch, latents, cond = learner.inputs(batch)
     t = learner.objective.timesteps(batch.u)
     x_t = learner.objective.add_noise(latents, batch.noise, t)
@@ -57,19 +57,19 @@ class Pictures:
     """Fixed prompts, seeds and sizes, drawn again and again as the weights improve.
 
     Args:
-        draw: (positions) -> one uint8 image (H, W, 3) a position, made with the weights that the model holds now.
+        draw: (model, positions) -> one uint8 image (H, W, 3) a position.
         captions: what stands under each picture.
     """
 
-    draw: Callable[[Sequence[int]], list[NDArray[np.uint8]]]
+    draw: Callable[[nn.Module, Sequence[int]], list[NDArray[np.uint8]]]
     captions: Sequence[str]
 
     def write(self, learner: Learner, path: Path) -> None:
         """A grid of the averaged weights' pictures; each rank draws its share, the first one writes."""
         accelerator = learner.accelerator
         mine = list(range(accelerator.process_index, len(self.captions), accelerator.num_processes))
-        with learner.ema.weights(learner.bare):
-            drawn = list(zip(mine, self.draw(mine) if mine else [], strict=True))
+        with learner.ema.weights(learner.bare) as model:
+            drawn = list(zip(mine, self.draw(model, mine) if mine else [], strict=True))
         everyone: list[tuple[int, NDArray[np.uint8]]] = gather_object(drawn)
         if accelerator.is_main_process:
             images = [image for _, image in sorted(everyone, key=lambda pair: pair[0])]

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+from accelerate.utils import gather_object
 
+from pixart.batch import Batch
 from pixart.training.guard import first_bad_module
 from pixart.training.ledger import Ledger
 from pixart.training.loop import Learner, micro_loss
+from pixart.training.sharding import is_sharded, plain
 from pixart.training.tracking import MetricsFile
 
 
@@ -76,11 +79,11 @@ class Log:
     def _report_nonfinite(self, learner: Learner, count: int, k: int) -> None:
         with closing(learner.read(k)) as reading:
             held = list(next(reading).batches)
-        with torch.no_grad():
-            culprit = first_bad_module(learner.bare, lambda: [micro_loss(learner, batch) for batch in held])
-        learner.averages.sums.clear()
-        keys = ", ".join(key for batch in held for key in batch.keys[:4])
-        where = f"first in module {culprit}" if culprit else "in the backward pass alone"
+        culprit = _first_bad_module(learner, held)
+        mine = ", ".join(key for batch in held for key in batch.keys[:4])
+        everyone: list[tuple[str | None, str]] = gather_object([(culprit, mine)])
+        module, keys = next((one for one in everyone if one[0]), everyone[0])  # its rank is where it began
+        where = f"first in module {module}" if module else "in the backward pass alone"
         message = (
             f"{count} update(s) were not finite and were not made; the first is global batch {k} ({keys} …), {where}"
         )
@@ -89,6 +92,17 @@ class Log:
                 f"{message}: lower optimizer.lr, set precision=fp32 or fp32_attention, or on_nonfinite=skip"
             )
         self.display.say(message)
+
+
+@torch.no_grad()
+def _first_bad_module(learner: Learner, batches: list[Batch]) -> str | None:
+    bare = learner.bare
+    # A sharded model runs on all ranks at once, and they need not fail in the same place.
+    model = plain(bare, bare.state_dict()) if is_sharded(bare) else bare
+    with learner.accelerator.autocast():
+        culprit = first_bad_module(model, lambda: [micro_loss(learner, model, batch) for batch in batches])
+    learner.averages.sums.clear()
+    return culprit
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pixart.batch import Batch
+from pixart.batch import Batch, Denoiser
 from pixart.data.loading import Step
 from pixart.data.substitutes import NothingLeft
 from pixart.diffusion.objective import Objective
@@ -18,6 +18,7 @@ from pixart.training.faults import Faults
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
 from pixart.training.optim import learning_rate, set_learning_rate, skip_if
+from pixart.training.sharding import gathered, unsynced
 from pixart.training.tracking import Averages
 
 
@@ -42,8 +43,9 @@ class Pace:
 
 @dataclass
 class Learner:
-    """All that one optimizer step touches. ``model`` is as Accelerate prepared it, ``bare`` the same without wrappers.
+    """All that one optimizer step touches. ``model`` is what is trained through, ``bare`` the same without wrappers.
 
+    ``bare`` is the one with the names; where it is sharded it is ``model``, and only all ranks together may call it.
     ``read(k)`` yields the global batches from k on, each with this rank's micro-batches of it.
     """
 
@@ -92,11 +94,13 @@ def learn(learner: Learner, step: Step) -> None:
     for batch, is_last in _with_last(_waited(learner, step.batches)):
         learner.faults.note(progress.step + 1, batch.faults)
         # Gradients travel once a step: with the last micro-batch.
-        with nullcontext() if is_last else accelerator.no_sync(learner.model):
-            # DDP takes the mean over ranks, and the sum is wanted.
-            accelerator.backward(micro_loss(learner, batch) * (accelerator.num_processes / step.global_batch))
+        with nullcontext() if is_last else unsynced(accelerator, learner.model):
+            # The mean over ranks is taken, sharded or not, and the sum is wanted.
+            loss = micro_loss(learner, learner.model, batch)
+            accelerator.backward(loss * (accelerator.num_processes / step.global_batch))
     norm = accelerator.clip_grad_norm_(learner.model.parameters(), pace.clip_norm)
     assert norm is not None
+    norm = gathered(norm)
     if accelerator.scaler is None:  # a gradient scaler keeps a watch of its own
         skip_if(learner.optimizer, learner.guard.watch(norm, k=step.k))
     learner.optimizer.step()
@@ -107,12 +111,12 @@ def learn(learner: Learner, step: Step) -> None:
     )
 
 
-def micro_loss(learner: Learner, batch: Batch) -> Tensor:
-    """The summed loss of one micro-batch; its parts go into the averages."""
+def micro_loss(learner: Learner, model: Denoiser, batch: Batch) -> Tensor:
+    """The summed loss of ``model`` on one micro-batch; its parts go into the averages."""
     batch, latents, cond = learner.inputs(batch)
     t = learner.objective.timesteps(batch.u)
     x_t = learner.objective.add_noise(latents, batch.noise, t)
-    output = learner.model(x_t, t, cond)
+    output = model(x_t, t, cond)
     losses = learner.objective.losses(output, x0=latents, noise=batch.noise, x_t=x_t, t=t)
     for name, values in losses._asdict().items():
         learner.averages.add(name, values)
