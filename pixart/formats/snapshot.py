@@ -14,7 +14,7 @@ from pixart.formats.table import plain
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
 from pixart.models.dit import check_tensors, from_config
-from pixart.models.weights import FORMAT, NULL_CAPTION, read_file, read_json
+from pixart.models.weights import FORMAT, NULL_CAPTION, read_file, read_json, read_model_config
 
 NullKind = Literal[
     "empty", "y_embedding"
@@ -33,6 +33,8 @@ class Snapshot(NamedTuple):
     samples_seen: int
     null_kind: NullKind | None = None  # what the null caption is; None where there is none
     licence: str | None = None  # of the weights that these descend from
+    run: str | None = None  # a fingerprint: the snapshots of one run have the same
+    profile: dict[str, Any] | None = None  # what average over the steps it is: ``described`` of formats/profiles.py
 
 
 def write_snapshot(
@@ -47,6 +49,8 @@ def write_snapshot(
     null_caption: Tensor | None = None,
     null_kind: NullKind = "empty",
     licence: str | None = None,
+    run: str | None = None,
+    profile: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a snapshot aside, flush it to the disk and rename it: at ``path`` lies a whole file or what lay there."""
     stored = dict(tensors) if null_caption is None else {**tensors, NULL_CAPTION: null_caption}
@@ -60,6 +64,8 @@ def write_snapshot(
     }
     metadata |= {} if null_caption is None else {"null_caption": null_kind}
     metadata |= {} if licence is None else {"licence": licence}
+    metadata |= {} if run is None else {"run": run}
+    metadata |= {} if profile is None else {"profile": json.dumps(dict(profile))}
     with written_aside(Path(path)) as aside:
         write_tensors(aside, stored, metadata=metadata, dtype=torch.float32)
 
@@ -73,7 +79,7 @@ def read_snapshot(path: str | Path) -> Snapshot:
     found, metadata = read_file(path)
     tensors = check_dense(Path(path), found)
     null_caption = tensors.pop(NULL_CAPTION, None)
-    model_config = _read_object(path, metadata, "model")
+    model_config = read_model_config(path, metadata)
     with torch.device("meta"):
         check_tensors(path, tensors, from_config(path, model_config))
     _check_null(path, null_caption, model_config["text_dim"])
@@ -87,6 +93,8 @@ def read_snapshot(path: str | Path) -> Snapshot:
         _read_count(path, metadata, "samples_seen"),
         None if null_caption is None else _read_kind(path, metadata),
         metadata.get("licence"),
+        metadata.get("run"),
+        _read_object(path, metadata, "profile") if "profile" in metadata else None,
     )
 
 

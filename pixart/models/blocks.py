@@ -88,8 +88,7 @@ class FinalLayer(nn.Module):
         if self.scale_shift_table is not None:
             return (self.scale_shift_table + t[:, None]).chunk(2, dim=1)
         assert self.adaLN_modulation is not None
-        with as_given(t.device):
-            return self.adaLN_modulation(t).unflatten(1, (2, -1)).chunk(2, dim=1)
+        return self.adaLN_modulation(t).unflatten(1, (2, -1)).chunk(2, dim=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """``x`` (N, T, D), ``t`` (N, D) -> (N, T, P * P * C), the channel running fastest."""

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pixart.batch import Conditioning
-from pixart.models.attention import BACKENDS, choose
+from pixart.models.attention import choose
 from pixart.models.blocks import FinalLayer, PixArtBlock, own_modulation
 from pixart.models.embeddings import ConditionEmbedder, NumberEmbedder, Positions
 from pixart.models.initialise import initialise
-from pixart.models.numbers import check_config
+from pixart.models.numbers import check_config, wrong_word
 from pixart.models.precision import as_given
-from pixart.models.weights import NULL_CAPTION, read_file, read_json
+from pixart.models.recompute import Checkpointing, through
+from pixart.models.weights import NULL_CAPTION, read_file, read_model_config
 
 __all__ = ["PixArt"]
 
@@ -44,7 +44,8 @@ class PixArt(nn.Module):
         interpolation_scale: by how much positions are squeezed (2 at 1024 px, else 1).
         attention: "sdpa" or "xformers".
         fp32_attention: compute self-attention in float32 also under autocast.
-        checkpointing: in training, what activations to forget and compute again: "none", those of "blocks".
+        checkpointing: in training, which activations of a block are computed again in the backward pass: "none", all
+            of them ("blocks"), or those that are cheap ("selective").
 
     The weights are drawn from torch's seed (``torch.manual_seed``), the same for every model of that seed; a model
     made on the meta device has none.
@@ -68,7 +69,7 @@ class PixArt(nn.Module):
         interpolation_scale: float,
         attention: str,
         fp32_attention: bool,
-        checkpointing: Literal["none", "blocks", "selective"],
+        checkpointing: Checkpointing,
     ) -> None:
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -115,31 +116,30 @@ class PixArt(nn.Module):
             )
         h, w = x_t.shape[2] // self.patch_size, x_t.shape[3] // self.patch_size
         dtype = self.x_embedder.proj.weight.dtype  # the residual stream has the weights' precision, autocast or not
-        x = self.x_embedder(x_t.to(dtype)).to(dtype) + self.positions(h, w, x_t.device).to(dtype)  # (N, T, D)
-        t = self.embed_time(t, cond)  # (N, D)
+        with as_given(x_t.device):  # autocast reaches the caption and the blocks' insides, see docs/precision.md
+            x = self.x_embedder(x_t.to(dtype)) + self.positions(h, w, x_t.device).to(dtype)  # (N, T, D)
+            t = self.embed_time(t, cond)  # (N, D)
+            modulation = self.shared_modulation(t)  # (N, 6, D) or (N, D)
         y, padding = self.embed_text(cond, h * w)  # (N, L, D)
-        modulation = self.shared_modulation(t)  # (N, 6, D) or (N, D)
+        run = through(self.checkpointing if self.training else "none")
         for block in self.blocks:
-            if self.checkpointing != "none" and self.training:
-                x = checkpoint(block, x, modulation, y, padding, use_reentrant=False)
-            else:
-                x = block(x, modulation, y, padding)  # (N, T, D)
-        x = self.final_layer(x, t)  # (N, T, P * P * out)
+            x = run(block, x, modulation, y, padding)  # (N, T, D)
+        with as_given(x.device):
+            x = self.final_layer(x, t)  # (N, T, P * P * out)
         return self.unpatchify(x, h, w).float()  # (N, out, H, W)
 
     def embed_time(self, t: Tensor, cond: Conditioning) -> Tensor:
         """Timesteps (N,), and with them the label and the size of the image, as one vector (N, D)."""
-        with as_given(t.device):
-            vector = self.t_embedder(t)  # (N, D)
-            if self.y_embedder.embedding_table is not None and cond.label is not None:
-                vector = vector + self.y_embedder.embedding_table(cond.label)
-            if self.csize_embedder is not None and self.ar_embedder is not None:
-                if cond.size is None or cond.aspect_ratio is None:
-                    raise ValueError(
-                        "this model is conditioned on size: give cond.size (N, 2) and cond.aspect_ratio (N, 1)"
-                    )
-                size = [self.csize_embedder(cond.size), self.ar_embedder(cond.aspect_ratio)]
-                vector = vector + torch.cat(size, dim=1)
+        vector = self.t_embedder(t)  # (N, D)
+        if self.y_embedder.embedding_table is not None and cond.label is not None:
+            vector = vector + self.y_embedder.embedding_table(cond.label)
+        if self.csize_embedder is not None and self.ar_embedder is not None:
+            if cond.size is None or cond.aspect_ratio is None:
+                raise ValueError(
+                    "this model is conditioned on size: give cond.size (N, 2) and cond.aspect_ratio (N, 1)"
+                )
+            size = [self.csize_embedder(cond.size), self.ar_embedder(cond.aspect_ratio)]
+            vector = vector + torch.cat(size, dim=1)
         return vector
 
     def embed_text(self, cond: Conditioning, queries: int) -> tuple[Tensor | None, Any]:
@@ -162,8 +162,7 @@ class PixArt(nn.Module):
         """The time vector (N, D) as the blocks take it: adaLN-single's one modulation (N, 6, D), or unchanged."""
         if self.t_block is None:
             return t
-        with as_given(t.device):
-            return self.t_block(t).unflatten(1, (6, -1))
+        return self.t_block(t).unflatten(1, (6, -1))
 
     def unpatchify(self, x: Tensor, h: int, w: int) -> Tensor:
         """Tokens (N, h * w, P * P * out), a token being (row, column, channel) -> (N, out, h * P, w * P)."""
@@ -180,7 +179,7 @@ class PixArt(nn.Module):
         tensors, metadata = read_file(path)
         tensors.pop(NULL_CAPTION, None)
         with torch.device("meta"):
-            model = from_config(path, read_json(path, metadata, "model"))
+            model = from_config(path, read_model_config(path, metadata))
         check_tensors(path, tensors, model)
         model.load_state_dict(tensors, assign=True)
         return model.eval()
@@ -212,7 +211,5 @@ def _check(config: dict[str, Any]) -> None:
         raise ValueError(f"dim={dim} must be divisible by 4 and by num_heads={num_heads}")
     if config["input_size"] % patch_size:
         raise ValueError(f"input_size={config['input_size']} must be divisible by patch_size={patch_size}")
-    if config["adaln"] not in ("single", "per_block"):
-        raise ValueError(f"adaln={config['adaln']} must be single or per_block")
-    if config["attention"] not in BACKENDS:
-        raise ValueError(f"attention={config['attention']} must be one of {', '.join(BACKENDS)}")
+    if (wrong := wrong_word(config)) is not None:
+        raise ValueError(wrong)

@@ -5,6 +5,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pixart.models.attention import BACKENDS
+from pixart.models.recompute import CHECKPOINTING
+
 _LONGEST = 80  # characters of a value that a sentence shows
 
 MOST = {
@@ -19,6 +22,7 @@ MOST = {
     "num_classes": 1 << 24,
 }  # far beyond any model: above them is a mistake that would fill the memory, or the time, before a tensor is missed
 MAY_BE_NONE = ("text_dim", "num_classes")
+WORDS = {"adaln": ("single", "per_block"), "attention": tuple(BACKENDS), "checkpointing": CHECKPOINTING}
 LARGEST_RATIO = 1024.0  # of mlp_ratio and interpolation_scale, and one over the smallest
 
 
@@ -37,6 +41,16 @@ def check_config(path: Path | str, config: Mapping[str, Any], *, known: Collecti
     for key in ("size_conditioning", "fp32_attention"):
         if not isinstance(config[key], bool):
             raise _refusal(path, f"{key}={_shown(config[key])} must be true or false")
+    if (wrong := wrong_word(config)) is not None:
+        raise _refusal(path, wrong)
+
+
+def wrong_word(config: Mapping[str, Any]) -> str | None:
+    """Which key of ``config`` holds none of the words that it may, as a sentence; None where all do."""
+    for key, words in WORDS.items():
+        if config[key] not in words:
+            return f"{key}={_shown(config[key])} must be one of {', '.join(words)}"
+    return None
 
 
 def is_whole(value: object, most: int) -> bool:

@@ -46,3 +46,13 @@ def read_json(path: str | Path, metadata: dict[str, str], key: str) -> dict[str,
     if not isinstance(value, dict):
         raise ValueError(f"{path}: the snapshot's metadata '{key}' is not an object; write it again")
     return value
+
+
+def read_model_config(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The keyword arguments of ``PixArt`` in ``metadata``, those of older snapshots under today's names."""
+    config = read_json(path, metadata, "model")
+    blocks = config.get("checkpoint_blocks")
+    if "checkpointing" in config or not isinstance(blocks, bool):
+        return config
+    del config["checkpoint_blocks"]
+    return config | {"checkpointing": "blocks" if blocks else "none"}

@@ -18,10 +18,11 @@ from pixart.models.numbers import check_config, is_ratio
         ("num_heads", 0), ("patch_size", 0), ("depth", 10**9), ("dim", 384.5), ("dim", "x"), ("input_size", 10**9),
         ("interpolation_scale", 0), ("interpolation_scale", -1.0), ("interpolation_scale", math.nan),
         ("mlp_ratio", "x"), ("mlp_ratio", math.inf), ("text_dim", 0), ("num_classes", -1), ("depth", True),
-        ("size_conditioning", "no"), ("bogus", 1), ("dim", None),
+        ("size_conditioning", "no"), ("bogus", 1), ("dim", None), ("checkpointing", "some"), ("checkpointing", True),
+        ("checkpoint_blocks", True), ("adaln", ["single"]),
     ],
 )  # fmt: skip
-def test_each_of_17_numbers_that_are_none_is_named_before_a_model_is_built(trained, tmp_path, key, value):
+def test_each_of_21_values_that_are_none_is_named_before_a_model_is_built(trained, tmp_path, key, value):
     model = trained()
     write_snapshot(
         tmp_path / "a.safetensors", model.state_dict(), model_config=model.config | {key: value}, run_config={},

@@ -49,6 +49,16 @@ def test_weights_are_stored_in_float32_whatever_they_were(trained, tmp_path):
     assert {tensor.dtype for tensor in stored.tensors.values()} == {torch.float32}
 
 
+def test_an_older_way_to_say_checkpointing_is_read_and_then_written_as_today(trained, tmp_path):
+    model, path = trained(), tmp_path / "a.safetensors"
+    older = {key: value for key, value in model.config.items() if key != "checkpointing"} | {"checkpoint_blocks": True}
+    write_snapshot(path, model.state_dict(), model_config=older, **ABOUT)
+    found = read_snapshot(path)
+    assert found.model_config == {**model.config, "checkpointing": "blocks"}
+    write_snapshot(path, found.tensors, model_config=found.model_config, **ABOUT)
+    assert read_snapshot(path).model_config == found.model_config
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(trained, tmp_path, monkeypatch):
     path = write(tmp_path / "a.safetensors", trained())
     before = path.read_bytes()

@@ -56,3 +56,17 @@ def test_a_snapshot_of_an_unknown_model_is_said_in_one_sentence(small, tmp_path)
     model.config["wings"] = 2
     with pytest.raises(ValueError, match="cannot be built"):
         PixArt.from_pretrained(save(tmp_path / "a.safetensors", model))
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, "blocks"), (False, "none")])
+def test_a_snapshot_of_a_version_with_2_ways_of_checkpointing_is_read_under_the_name_of_today(
+    small, tmp_path, before, now
+):
+    model = small()
+    del model.config["checkpointing"]
+    model.config["checkpoint_blocks"] = before
+    again = PixArt.from_pretrained(save(tmp_path / "a.safetensors", model))
+    assert again.config == small(checkpointing=now).config
+    model.config["checkpoint_blocks"] = "some"
+    with pytest.raises(ValueError, match="cannot be built"):
+        PixArt.from_pretrained(save(tmp_path / "a.safetensors", model))
