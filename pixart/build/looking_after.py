@@ -19,6 +19,7 @@ from pixart.training.evaluation import Pictures
 from pixart.training.ledger import Ledger
 from pixart.training.log import Display, Log
 from pixart.training.loop import Learner
+from pixart.training.ranks import Ranks
 from pixart.training.resumption import Resumption
 from pixart.training.run_directory import RunDirectory
 from pixart.training.snapshots import Snapshots
@@ -44,7 +45,7 @@ def make_upkeep(
             config.log_every, config.validate_every, config.sample_every, config.snapshot_every, config.checkpoint_every
         ),
         log=Log(
-            metrics=MetricsFile(directory.path / "metrics.jsonl"),
+            metrics=MetricsFile(directory.metrics),
             ledger=Ledger(
                 directory.path / "ledger.json",
                 devices=devices,
@@ -55,7 +56,15 @@ def make_upkeep(
         ),
         resumption=Resumption(
             run_dir=directory.path,
-            checkpoints=Checkpoints(directory.checkpoints, keep=config.keep_checkpoints, warn=display.say),
+            checkpoints=Checkpoints(
+                directory.checkpoints,
+                Ranks(),
+                keep=config.keep_checkpoints,
+                keep_every=config.keep_every,
+                logs=(directory.metrics, directory.bad_samples),
+                warn=display.say,
+            ),
+            background=config.background_save,
             fingerprint=data.fingerprint,
             quarantine=data.quarantine,
         ),

@@ -46,7 +46,8 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
     try:
         _refuse_another_config(directory, config)
         learner, upkeep = _assemble(config, accelerator, sharding, directory, display)
-        fit(learner, upkeep)
+        with upkeep.resumption:  # the last checkpoint is whole before the processes part
+            fit(learner, upkeep)
     finally:
         display.close()
         directory.release()

@@ -1,17 +1,29 @@
 """Checkpoints, to resume: written aside, verified, renamed; ``latest`` points at the last good one."""
 
-import hashlib
-import json
+import errno
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import NamedTuple, TypeVar
 
 from pixart.formats.aside import flush, written_aside
+from pixart.training.manifest import problem_of, write_flushed, write_manifest
+from pixart.training.pieces import Piece, write_pieces
+from pixart.training.ranks import Ranks
 
-STATE, MANIFEST = "state.pt", "manifest.json"
+STATE, LATEST = "state.json", "latest"
+EARLIER_STATE = "state.pt"  # what the first version of this project wrote
+
+T = TypeVar("T")
+
+
+class _Failure(NamedTuple):
+    """Why this rank could not do its part."""
+
+    reason: str
+    is_full: bool
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -20,77 +32,167 @@ def write_atomically(path: Path, text: str) -> None:
         aside.write_text(text)
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Checkpoints:
-    """The folder ``checkpoints/`` of a run. One process writes; all may read.
+    """The folder ``checkpoints/`` of a run. All ranks call each method together.
 
     Args:
-        folder: made when the first checkpoint is.
+        folder: made when the first checkpoint is; all ranks must see the same one.
         keep: how many of the newest stay.
+        keep_every: those of every so many steps stay for good; 0 for none.
+        logs: files that a resumed run goes on writing: flushed to the disk before a checkpoint counts.
         warn: told, in one sentence, of a checkpoint that is damaged and passed over.
     """
 
-    def __init__(self, folder: Path, *, keep: int, warn: Callable[[str], None]):
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Ranks,
+        *,
+        keep: int,
+        keep_every: int,
+        logs: Sequence[Path],
+        warn: Callable[[str], None],
+    ):
         self.folder = folder
+        self.ranks = ranks
         self.keep = keep
+        self.keep_every = keep_every
+        self.logs = logs
         self.warn = warn
+        self._damaged: set[str] = set()
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write ``state`` (tensors, numbers, strings, and containers of them) as the checkpoint of ``step``."""
+    def write(self, step: int, pieces: list[Piece], values: str) -> None:
+        """Write this rank's ``pieces`` and, once for all, ``values``, a JSON text, as the checkpoint of ``step``.
+
+        Raises:
+            ValueError: on every rank alike, where one could not write; what was there before is as it was.
+        """
         final = self.folder / f"step_{step:08d}"
         aside = self.folder / f".{final.name}.new"
-        shutil.rmtree(aside, ignore_errors=True)
+        self._together(aside, lambda: self._make_room(aside) if self.ranks.is_first else None)
+        digests = self._together(aside, lambda: self._write_mine(aside, pieces))
+        self._together(
+            aside, lambda: self._make_final(final, aside, dict(digests), values) if self.ranks.is_first else None
+        )
+
+    def _together(self, aside: Path, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives on each rank; if it fails on one, all say so and the part is removed."""
+        results = self.ranks.gathered(_tried(work))
+        done = [result for result in results if not isinstance(result, _Failure)]
+        failures = [result for result in results if isinstance(result, _Failure)]
+        if not failures:
+            return done
+        if self.ranks.is_first:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise ValueError(self.ranks.from_first(self._sentence(aside, failures[0])))
+
+    def _sentence(self, aside: Path, failure: _Failure) -> str:
+        mend = "free space there or lower keep_checkpoints" if failure.is_full else "see that it can be written"
+        found = self._complete()
+        last = f"the last good one is {found[0].name}" if found else "there is none before it"
+        name = aside.name.removeprefix(".").removesuffix(".new")
+        return (
+            f"checkpoint {self.folder / name} cannot be written ({failure.reason}): {mend}, and run the same command "
+            f"again; {last}"
+        )
+
+    def _make_room(self, aside: Path) -> None:
+        """Clear away what dead runs left, and make the folder to write in."""
+        for left in self.folder.glob(".step_*"):
+            shutil.rmtree(left)
         aside.mkdir(parents=True)
-        torch.save(state, aside / STATE)
-        flush(aside / STATE)
-        digest = sha256(aside / STATE)
-        write_atomically(aside / MANIFEST, json.dumps({"step": step, "sha256": {STATE: digest}}))
-        if final.exists():  # left by a run that went on past it and was cut back
-            shutil.rmtree(final)
+
+    def _write_mine(self, aside: Path, pieces: list[Piece]) -> tuple[str, str]:
+        aside.mkdir(exist_ok=True)  # over a network, another machine may not see it yet
+        name = f"rank_{self.ranks.rank:05d}.safetensors"
+        return name, write_pieces(aside / name, pieces)
+
+    def _make_final(self, final: Path, aside: Path, digests: dict[str, str], values: str) -> None:
+        for log in self.logs:
+            if log.exists():
+                flush(log)
+        digests[STATE] = write_flushed(aside / STATE, values)
+        write_manifest(aside, step=_step(final), digests=digests)
+        flush(aside)
+        if final.exists():  # a damaged one, that was passed over
+            self._remove(final)
         aside.replace(final)
         flush(self.folder)
-        write_atomically(self.folder / "latest", final.name)
-        self._forget_old()
-        return final
+        self._damaged.discard(final.name)
+        write_atomically(self.folder / LATEST, final.name)
+        self._forget_old(_step(final))
 
-    def _forget_old(self) -> None:
-        for old in self._complete()[self.keep :]:
-            shutil.rmtree(old)
+    def _forget_old(self, step: int) -> None:
+        """Those after ``step``, from which no run goes on, were damaged: they were passed over for an earlier one."""
+        whole = [found for found in self._complete() if _step(found) <= step and found.name not in self._damaged]
+        kept = whole[: self.keep] + [
+            found for found in whole if self.keep_every and _step(found) % self.keep_every == 0
+        ]
+        for old in set(self._complete()).difference(kept):
+            self._remove(old)
+
+    def _remove(self, folder: Path) -> None:
+        """In such an order that a kill leaves no part of it under its name."""
+        dead = folder.with_name(f".{folder.name}.old")
+        folder.replace(dead)
+        shutil.rmtree(dead)
 
     def _complete(self) -> list[Path]:
         """Newest first."""
-        return sorted(self.folder.glob("step_*"), reverse=True)
+        found = [path for path in self.folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
+        return sorted(found, key=_step, reverse=True)
 
-    def latest(self) -> dict[str, Any] | None:
-        """The state of the newest good checkpoint on the CPU, or None where there is none at all.
+    def newest(self) -> Path | None:
+        """The newest good checkpoint, its checksums compared; None where there is none at all.
 
         Raises:
-            ValueError: checkpoints exist and every one of them is damaged.
+            ValueError: checkpoints exist and every one of them is damaged, or an earlier version wrote it.
         """
-        found = self._complete()
-        for folder in found:
-            problem = self._problem(folder)
+        names, pointed = self.ranks.from_first(([found.name for found in self._complete()], self._pointed_at()))
+        if names and pointed != names[0]:
+            self.warn(f"{self.folder / LATEST} names {pointed or 'nothing'}, but the newest checkpoint is {names[0]}")
+        for name in names:
+            problem = next((told for told in self._problems(name) if told), None)
             if problem is None:
-                return torch.load(folder / STATE, map_location="cpu", weights_only=True)
-            self.warn(f"checkpoint {folder} is passed over: {problem}")
-        if found:
+                return self._chosen(name, pointed)
+            self.warn(f"checkpoint {self.folder / name} is passed over: {problem}")
+            self._damaged.add(name)
+        if names:
             raise ValueError(
                 f"no checkpoint in {self.folder} can be read: delete the folder to start again, or set another run_dir"
             )
         return None
 
-    def _problem(self, folder: Path) -> str | None:
+    def _problems(self, name: str) -> list[str | None]:
+        """What each rank finds wrong; each looks into every so-many-th file."""
+        folder = self.folder / name
+        return self.ranks.gathered(problem_of(folder, step=_step(folder), part=self.ranks.rank, parts=self.ranks.size))
+
+    def _pointed_at(self) -> str | None:
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            digest = manifest["sha256"][STATE]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"its manifest cannot be read ({error})"
-        if not (folder / STATE).is_file():
-            return f"{STATE} is missing"
-        if sha256(folder / STATE) != digest:
-            return f"{STATE} does not have the checksum in its manifest"
-        return None
+            return (self.folder / LATEST).read_text(errors="replace").strip()
+        except OSError:
+            return None
+
+    def _chosen(self, name: str, pointed: str | None) -> Path:
+        folder = self.folder / name
+        if self.ranks.from_first((folder / EARLIER_STATE).exists()):
+            raise ValueError(
+                f"checkpoint {folder} was written by an earlier version of this project: finish the run with that one, "
+                f"or start a new run from its weights (init_from={self.folder.parent} run_dir=…)"
+            )
+        if self.ranks.is_first and pointed != name:
+            with suppress(OSError):  # for people; no run depends on it
+                write_atomically(self.folder / LATEST, name)
+        return folder
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
+def _tried(work: Callable[[], T]) -> T | _Failure:
+    try:
+        return work()
+    except OSError as error:
+        return _Failure(error.strerror or str(error), error.errno in (errno.ENOSPC, errno.EDQUOT))

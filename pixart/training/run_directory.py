@@ -68,6 +68,14 @@ class RunDirectory:
         """Whether a whole one was ever written; a kill may leave the folder with nothing but a part."""
         return any(self.checkpoints.glob("step_*"))
 
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def bad_samples(self) -> Path:
+        return self.path / "bad_samples.jsonl"
+
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step_{step:08d}.safetensors"
 
