@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pixart.build.sweeping import refuse_shared_runs
 from pixart.config import Config, parse
 from pixart.door import door
 
@@ -55,7 +56,7 @@ def train(values: dict[str, Any]) -> None:
         print(f"done: {run_dir}")
 
 
-main = door("train", train)
+main = door("train", train, before_sweep=refuse_shared_runs)
 
 if __name__ == "__main__":
     main()

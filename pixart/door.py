@@ -1,19 +1,38 @@
-"""What every door does: Hydra in, one sentence out. The only file of the package that knows Hydra."""
+"""What every door does: Hydra in, one sentence out. Besides ``sweeps.py`` the only file that knows Hydra."""
 
 import os
 import re
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pixart.sweeps import (
+    JobFailed,
+    is_sweep,
+    jobs_of_sweep,
+    refuse_two_launchers,
+    settings_of_sweep,
+    take_part_in_task,
+)
+
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # asked of Hydra, before a door sets it for itself
 WRAPPED = "_value"
+MISTAKES = (ValueError, OSError, OmegaConfBaseException)
+PATIENCE = 2.0  # seconds; a launcher looks after its processes more often
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+class Refused(ValueError):
+    """What is asked for is well said, and no."""
 
 
 def quote_stage(argument: str) -> str:
@@ -74,42 +93,119 @@ def one_sentence(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def door(config_name: str, task: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-    """A command: compose ``configs/<config_name>.yaml`` with the arguments and hand the resolved values to ``task``.
+@dataclass
+class Task:
+    """What Hydra calls with a composed configuration, here or in a process that a launcher of its own started.
 
-    A ``ValueError`` or ``OSError`` that names a user's mistake ends the process with its one sentence;
-    HYDRA_FULL_ERROR=1 shows the traceback instead.
+    Args:
+        work: gets the resolved values.
+        jobs: the names of the jobs of a sweep, as far as known; None for a single job. A job of a sweep that fails
+            ends no process, and the others go on.
     """
-    register_resolvers()
-    composing = [True]  # until the task is called: whatever Hydra raises by then, a word of the command line is wrong
 
-    def fail(error: BaseException) -> None:
-        if WANTS_TRACEBACK:
-            raise error
-        rank = os.environ.get("RANK", "0")
-        sys.exit(f"error{'' if rank == '0' else f' on rank {rank}'}: {one_sentence(error)}")
+    work: Callable[[dict[str, Any]], None]
+    jobs: Sequence[str] | None = None
+    wants_traceback: bool = WANTS_TRACEBACK  # not asked again in another process, where a door has set it already
+    fault: BaseException | None = None  # of a single job; whatever else Hydra raises, a word of the command is wrong
 
-    def run(composed: DictConfig) -> None:
+    def __call__(self, composed: DictConfig) -> None:
+        register_resolvers()
+        take_part_in_task()
         try:
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
             assert isinstance(values, dict)
-            composing[0] = False
-            task({str(key): unwrap(value) for key, value in values.items()})
-        except (ValueError, OSError, OmegaConfBaseException) as error:
-            fail(error)
+            self.work({str(key): unwrap(value) for key, value in values.items()})
+        except Exception as error:
+            if self.jobs is not None:
+                raise _failed(error, self.jobs, show=self.wants_traceback) from None
+            self.fault = error
+            if isinstance(error, MISTAKES) and not self.wants_traceback:
+                end(error)
+            raise
+
+
+def _failed(error: Exception, jobs: Sequence[str], *, show: bool) -> JobFailed:
+    """What became of the present job, said at once as well: the others may take days."""
+    number = int(HydraConfig.get().job.num)
+    name = jobs[number] if number < len(jobs) else f"job {number}"
+    told, trace = f"{name} failed: {one_sentence(error)}", ""
+    if show or not isinstance(error, MISTAKES):
+        told = f"{name} failed: {type(error).__name__}: {one_sentence(error)}"
+        trace = "".join(traceback.format_exception(error))
+    if trace or _is_first():
+        sys.stderr.write(f"{trace}{told}\n")
+    return JobFailed(told, trace, os.getpid())
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def end(error: BaseException) -> NoReturn:
+    """End this process with the one sentence of ``error``."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        # A launcher ends the others when one process has failed: what all of them found is then said once a machine.
+        time.sleep(PATIENCE)
+    rank = "" if _is_first() else f" on rank {os.environ['RANK']}"
+    sys.exit(f"error{rank}: {one_sentence(error)}")
+
+
+def door(
+    config_name: str,
+    work: Callable[[dict[str, Any]], None],
+    *,
+    before_sweep: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+) -> Callable[[], None]:
+    """A command: compose ``configs/<config_name>.yaml`` with the arguments and hand the resolved values to ``work``.
+
+    A ``ValueError`` or ``OSError`` that names a user's mistake ends the process with its one sentence;
+    HYDRA_FULL_ERROR=1 shows the traceback instead. ``before_sweep`` is given the values of all jobs of a sweep by
+    their names, before the first of them begins, and may refuse them.
+    """
+    register_resolvers()
 
     def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentence is ours
-        keys = plain_keys(config_name)
-        sys.argv[1:] = [wrap(quote_stage(argument), keys) for argument in sys.argv[1:]]
+        task = Task(work)
         try:
-            hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)()
+            _run(config_name, task, before_sweep)
         except KeyboardInterrupt:
             sys.exit("interrupted")
-        except Exception as error:  # Hydra's parser raises anything; a fault of the task goes on as it is
-            if not composing[0]:
+        except JobFailed as failure:  # the first of those that did
+            if failure.process != os.getpid():  # and may have said so where nobody looks
+                sys.stderr.write(failure.trace)
+            end(failure)
+        except Exception as error:  # Hydra's parser raises anything; a fault of the work goes on as it is
+            if error is task.fault or task.wants_traceback:
                 raise
-            wrong = " and ".join(nameless(sys.argv[1:]))
-            fail(ValueError(f"{wrong}: give the name of a file in that folder of configs/") if wrong else error)
+            wrong = "" if isinstance(error, Refused) else " and ".join(nameless(sys.argv[1:]))
+            end(ValueError(f"{wrong}: give the name of a file in that folder of configs/") if wrong else error)
 
     return main
+
+
+def _run(config_name: str, task: Task, before_sweep: Callable[[dict[str, dict[str, Any]]], None] | None) -> None:
+    sys.argv[1:] = told_to_hydra(config_name, sys.argv[1:])
+    if is_sweep(sys.argv[1:]):
+        # A launcher's processes start elsewhere, and are to find this package.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONFIGS.parent), os.environ.get("PYTHONPATH")]))
+        jobs = jobs_of_sweep(str(CONFIGS), config_name, sys.argv[1:])
+        task.jobs = [job.name for job in jobs]
+        try:
+            refuse_two_launchers(jobs)
+            if before_sweep is not None:
+                before_sweep({job.name: {key: unwrap(value) for key, value in job.values.items()} for job in jobs})
+        except ValueError as error:
+            raise Refused(str(error)) from None
+    hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(task)()
+
+
+def told_to_hydra(config_name: str, arguments: list[str]) -> list[str]:
+    """``arguments`` as Hydra wants them; ``ValueError`` where they choose two stages for one run."""
+    stages = [argument for argument in arguments if re.match(r"\+{0,2}stage=", argument)]
+    sweep = is_sweep(arguments)
+    if len(stages) > 1 or (not sweep and any(re.fullmatch(r"\+?stage=\w+(,\w+)+", stage) for stage in stages)):
+        raise Refused(f"{' and '.join(stages)}: a run has one stage, and -m +stage=1,2 makes a run of each")
+    keys = plain_keys(config_name)
+    told = [wrap(quote_stage(argument), keys) for argument in arguments]
+    return [*told, *settings_of_sweep(config_name, told)] if sweep else told
