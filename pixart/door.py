@@ -116,12 +116,15 @@ class Task:
             assert isinstance(values, dict)
             self.work({str(key): unwrap(value) for key, value in values.items()})
         except Exception as error:
-            if self.jobs is not None:
-                raise _failed(error, self.jobs, show=self.wants_traceback) from None
-            self.fault = error
-            if isinstance(error, MISTAKES) and not self.wants_traceback:
-                end(error)
-            raise
+            if self.jobs is None:
+                self.fault = error
+                if isinstance(error, MISTAKES) and not self.wants_traceback:
+                    end(error)
+                raise
+            failure = _failed(error, self.jobs, show=self.wants_traceback)
+        else:
+            return
+        raise failure  # out here it holds on to nothing of the job: Hydra keeps it until the last one is done
 
 
 def _failed(error: Exception, jobs: Sequence[str], *, show: bool) -> JobFailed:

@@ -1,6 +1,7 @@
 """A training run from its configuration to its last step."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -17,7 +18,7 @@ from pixart.formats.handoff import hand_off
 from pixart.formats.positions import Told
 from pixart.formats.table import format_table
 from pixart.models.dit import PixArt
-from pixart.training.launch import make_accelerator, part
+from pixart.training.launch import launched
 from pixart.training.log import Display
 from pixart.training.loop import Learner, fit
 from pixart.training.run_directory import RunDirectory
@@ -34,25 +35,29 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
     """
     path = Path(config.run_dir or shape.default_run_dir(config)).expanduser()
     sharding = sharding_of(config)
-    accelerator = make_accelerator(
+    with launched(
         precision=config.precision,
         tf32=config.tf32,
         deterministic=config.deterministic,
         tracker=config.tracker.name,
         run_dir=path,
-    )
-    display = make_display(accelerator.is_main_process)
-    directory = RunDirectory(path, rank=accelerator.process_index)
-    try:
-        _refuse_another_config(directory, config)
-        learner, upkeep = _assemble(config, accelerator, sharding, directory, display)
-        with upkeep.resumption:  # the last checkpoint is whole before the processes part
-            fit(learner, upkeep)
-    finally:
-        display.close()
-        directory.release()
-        part(accelerator)
+    ) as accelerator:
+        _train(config, accelerator, sharding, path, make_display)  # all that it held is free when the processes part
     return path
+
+
+def _train(
+    config: Config, accelerator: Accelerator, sharding: Sharding, path: Path, make_display: Callable[[bool], Display]
+) -> None:
+    with closing(make_display(accelerator.is_main_process)) as display:
+        directory = RunDirectory(path, rank=accelerator.process_index)
+        try:
+            _refuse_another_config(directory, config)
+            learner, upkeep = _assemble(config, accelerator, sharding, directory, display)
+            with upkeep.resumption:  # the last checkpoint is whole before the processes part
+                fit(learner, upkeep)
+        finally:
+            directory.release()
 
 
 def _refuse_another_config(directory: RunDirectory, config: Config) -> None:

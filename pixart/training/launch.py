@@ -2,6 +2,8 @@
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -19,38 +21,63 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _MEETINGS = count()
 
 
-def make_accelerator(
+@contextmanager
+def launched(
     *, precision: Literal["fp32", "bf16", "fp16"], tf32: bool, deterministic: bool, tracker: str, run_dir: Path
-) -> Accelerator:
-    """The Accelerator of this process.
+) -> Iterator[Accelerator]:
+    """The Accelerator of this process; afterwards all is as before, and the next job of a sweep may begin.
 
     Raises:
         ValueError: fp16 without a GPU, or a launcher that started more processes than came together.
     """
+    meeting = next(_MEETINGS)  # first of all: a rank whose job fails must not lag behind the others' count
     on_cpu = not torch.cuda.is_available()
     if on_cpu and precision == "fp16":
         raise ValueError("precision=fp16 needs a GPU: set precision=fp32 or bf16")
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    with ExitStack() as undone:
+        undone.enter_context(_numerics(tf32=tf32, deterministic=deterministic))
+        undone.callback(_forget)
+        _meet(meeting, on_cpu=on_cpu)
+        # Without cpu=True Accelerate makes, of two CPU processes under a launcher, two runs of one process each.
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=PRECISIONS[precision],
+            log_with=None if tracker == "none" else tracker,
+            project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir / "logs")),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
+        undone.callback(accelerator.free_memory)
+        undone.callback(accelerator.end_training)
+        _refuse_strays(accelerator)
+        yield accelerator
+
+
+@contextmanager
+def _numerics(*, tf32: bool, deterministic: bool) -> Iterator[None]:
+    """How torch computes, in this job alone."""
+    matmul, convolution, were = torch.backends.cuda.matmul, torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    before = matmul.allow_tf32, convolution.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    workspace = os.environ.get(were)
+    matmul.allow_tf32 = convolution.allow_tf32 = tf32
+    torch.use_deterministic_algorithms(deterministic)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    _meet(on_cpu=on_cpu)
-    # Without cpu=True Accelerate makes, of two CPU processes under a launcher, two runs of one process each.
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=PRECISIONS[precision],
-        log_with=None if tracker == "none" else tracker,
-        project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir / "logs")),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
+        os.environ.setdefault(were, ":4096:8")
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before[:2]
+        torch.use_deterministic_algorithms(before[2])
+        if workspace is None:
+            os.environ.pop(were, None)
+
+
+def _refuse_strays(accelerator: Accelerator) -> None:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
         raise ValueError(
-            f"the launcher started {launched} processes and {accelerator.num_processes} came together: on CPU use "
+            f"the launcher started {started} processes and {accelerator.num_processes} came together: on CPU use "
             "'torchrun --nproc_per_node N train.py …' or 'accelerate launch --multi_gpu --num_processes N train.py …'"
         )
-    return accelerator
 
 
 @cache
@@ -60,11 +87,11 @@ def _rendezvous() -> tuple[Store, int, int]:
     return store, rank, world_size
 
 
-def _meet(*, on_cpu: bool) -> None:
+def _meet(meeting: int, *, on_cpu: bool) -> None:
     """Make the process group, if a launcher started several processes.
 
-    Each meeting has keys of its own in the store: a later job of a sweep would find the addresses of an earlier one's
-    processes.
+    Each ``meeting`` has keys of its own in the store: a later job of a sweep would find the addresses of an earlier
+    one's processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
@@ -73,16 +100,14 @@ def _meet(*, on_cpu: bool) -> None:
     store, rank, world_size = _rendezvous()
     dist.init_process_group(
         "gloo" if on_cpu else "cpu:gloo,cuda:nccl",
-        store=PrefixStore(f"meeting_{next(_MEETINGS)}", store),
+        store=PrefixStore(f"meeting_{meeting}", store),
         rank=rank,
         world_size=world_size,
     )
 
 
-def part(accelerator: Accelerator) -> None:
-    """Undo ``make_accelerator``, so that the next job of a sweep begins as the first one did."""
-    accelerator.end_training()
-    accelerator.free_memory()
+def _forget() -> None:
+    """Leave the process group, and no trace of it in Accelerate's shared states or in memory."""
     if dist.is_initialized():
         dist.destroy_process_group()
     for state in (AcceleratorState, GradientState, PartialState):
