@@ -182,7 +182,15 @@ class Ema(Section):
     decay: Decay
     warmup: bool
     others: tuple[Decay, ...]
-    power: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...]
+    power: tuple[Annotated[float, Field(ge=0.001, lt=0.28)], ...]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for key, rates in {"others": (self.decay, *self.others), "power": self.power}.items():
+            twice = next((rate for rate in rates if rates.count(rate) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{twice:g} is averaged twice: leave it out of {key}")
+        return self
 
 
 class Sampling(Section):

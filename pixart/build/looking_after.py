@@ -1,5 +1,7 @@
 """What looks after a run: its log, pictures, snapshots and checkpoints."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pixart.build.reading import RunData
-from pixart.config import Config
+from pixart.config import Config, binding
 from pixart.data.buckets import buckets_for
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
@@ -87,7 +89,14 @@ def _identity(config: Config, learner: Learner, encoder: TextEncoder | None, lat
         },
         "null_caption": None if encoder is None else data.null_caption(encoder),
         "licence": licence,
+        "run": _fingerprint(config, data),
     }
+
+
+def _fingerprint(config: Config, data: RunData) -> str:
+    """What all snapshots of a run share, resumed or not: all that decides its numbers but the weights it began with."""
+    decisive = json.dumps([binding(config.model_dump(mode="json")), data.fingerprint], sort_keys=True)
+    return hashlib.sha256(decisive.encode()).hexdigest()
 
 
 def _inherited_licence(directory: RunDirectory, start: Weights | None) -> str | None:

@@ -106,6 +106,8 @@ def _write_snapshot(path: Path, weights: Weights) -> list[Row]:
         null_caption=weights.null_caption,
         null_kind=weights.null_kind or "empty",
         licence=weights.licence,
+        run=None if origin is None else origin.run,
+        profile=None if origin is None else origin.profile,
     )
     rows = [Row(name, "copied", "") for name in weights.tensors]
     if weights.null_caption is not None:
