@@ -7,6 +7,7 @@ what it said is in said_<rank>.json. "environ" may hold variables that its proce
 a module whose weight has a NaN on the last rank.
 """
 
+import gc
 import json
 import os
 import signal
@@ -21,7 +22,9 @@ from types import MappingProxyType
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from diffusers import DPMSolverMultistepScheduler  # noqa: F401  read when needed, which is once for each fork
 from miniature import Silent, composed
+from transformers import T5Config, T5EncoderModel  # noqa: F401  the same
 
 from pixart.batch import Batch
 from pixart.build import learning, training
@@ -117,5 +120,6 @@ def run(
 
 
 if __name__ == "__main__":
+    gc.freeze()  # or each child's collections would walk all that was imported
     for wanted in json.load(sys.stdin):
         run(**wanted)

@@ -11,6 +11,7 @@ from pixart.batch import Batch
 from pixart.build.opening import Opened
 from pixart.config import Config
 from pixart.data.buckets import buckets_for
+from pixart.data.cuts import cuts
 from pixart.data.dataset import Examples
 from pixart.data.loading import Step, loader
 from pixart.data.planning.plan import Plan
@@ -90,7 +91,7 @@ class RunData:
                 data.held_source.heights[data.held_rows],
                 data.held_source.widths[data.held_rows],
                 buckets=buckets_for(config.resolution, config.data.buckets),
-                global_batch=config.micro_batch,
+                global_batch=len(data.held_rows),  # a whole bucket: what is random does not depend on how it is cut
                 distance=config.data.bucket_distance,
                 rows=data.held_rows,
             )
@@ -104,19 +105,16 @@ class RunData:
         """This rank's batches of the validation pass, anew at each call; None where nothing is held out."""
         if self.once is None:
             return None
-        ks = self.once.ks[accelerator.process_index :: accelerator.num_processes]
+        once, micro_batch = self.once, self.config.micro_batch
+        pieces = [
+            cut
+            for k in once.ks
+            for cut in cuts(once.global_batch(k), micro_batch=micro_batch, world_size=1, rank=0, k=k)
+        ]
+        mine = pieces[accelerator.process_index :: accelerator.num_processes]
 
         def batches() -> Iterator[Batch]:
-            for step in loader(
-                self.validation,
-                ks,
-                micro_batch=self.config.micro_batch,
-                world_size=1,
-                rank=0,
-                num_workers=0,
-                pin_memory=False,
-            ):
-                yield from step.batches
+            return (self.validation[cut] for cut in mine)
 
         return batches
 
