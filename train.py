@@ -52,7 +52,7 @@ def train(values: dict[str, Any]) -> None:
     from pixart.build.training import run_training
 
     run_dir = run_training(config, lambda visible: Bar(config.steps, visible=visible))
-    if int(os.environ.get("RANK", "0")) == 0:
+    if config.preflight != "only" and int(os.environ.get("RANK", "0")) == 0:
         print(f"done: {run_dir}")
 
 

@@ -1,7 +1,7 @@
 """A training run from its configuration to its last step."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -11,6 +11,7 @@ from pixart.build.learning import make_learner, sharding_of
 from pixart.build.looking_after import make_upkeep
 from pixart.build.opening import lacking_in, opened, planned
 from pixart.build.parts import autoencoder, model, text_encoder
+from pixart.build.preflight import Preflight
 from pixart.build.reading import RunData
 from pixart.config import Config
 from pixart.formats import Weights, read
@@ -23,6 +24,7 @@ from pixart.training.log import Display
 from pixart.training.loop import Learner, fit
 from pixart.training.run_directory import RunDirectory
 from pixart.training.sharding import Sharding
+from pixart.training.shared_disk import untouched
 from pixart.training.tracking import start_tracker
 from pixart.training.upkeep import Upkeep
 
@@ -49,12 +51,21 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> Pat
 def _train(
     config: Config, accelerator: Accelerator, sharding: Sharding, path: Path, make_display: Callable[[bool], Display]
 ) -> None:
-    with closing(make_display(accelerator.is_main_process)) as display:
+    checks = Preflight(config, accelerator) if config.preflight else None
+    nothing_stays = untouched(checks.ranks, path) if checks and config.preflight == "only" else nullcontext()
+    with closing(make_display(accelerator.is_main_process)) as display, nothing_stays:
         directory = RunDirectory(path, rank=accelerator.process_index)
         try:
             _refuse_another_config(directory, config)
-            learner, upkeep = _assemble(config, accelerator, sharding, directory, display)
+            learner, upkeep, data = _assemble(config, accelerator, sharding, directory, display)
             with upkeep.resumption:  # the last checkpoint is whole before the processes part
+                if checks is not None:
+                    checks(directory, learner, data, display)
+                if config.preflight == "only":
+                    return
+                _introduce(config, accelerator, directory)
+                if upkeep.resume(learner):
+                    display.say(f"resumed at step {learner.progress.step} of {config.steps}")
                 fit(learner, upkeep)
         finally:
             directory.release()
@@ -79,7 +90,7 @@ def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
 
 def _assemble(
     config: Config, accelerator: Accelerator, sharding: Sharding, directory: RunDirectory, display: Display
-) -> tuple[Learner, Upkeep]:
+) -> tuple[Learner, Upkeep, RunData]:
     start = None
     if config.init_from is not None and not directory.has_checkpoint:
         start = _read_start(config, config.init_from)  # first: the likeliest mistake is a wrong path
@@ -103,10 +114,7 @@ def _assemble(
         display.say(format_table(hand_off(start, bare, shared_mlp=config.reparameterise)))
     learner = make_learner(config, accelerator, sharding, directory, bare, data, encoder, latents)
     upkeep = make_upkeep(config, directory, display, learner, data, encoder, latents, start)
-    _introduce(config, accelerator, directory)
-    if upkeep.resume(learner):
-        display.say(f"resumed at step {learner.progress.step} of {config.steps}")
-    return learner, upkeep
+    return learner, upkeep, data
 
 
 def _read_start(config: Config, init_from: str) -> Weights:
