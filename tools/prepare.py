@@ -14,8 +14,10 @@ from rich.table import Table
 
 from pixart.config import Positive, Section, parse
 from pixart.door import door
+from pixart.formats.table import plain
+from pixart.preparation.account import Prepared
 from pixart.preparation.index_tars import Remote, index_tars
-from pixart.preparation.prepare import Prepared, prepare
+from pixart.preparation.prepare import prepare
 
 
 class PrepareConfig(Section):
@@ -75,8 +77,10 @@ def show(prepared: Prepared, out: str) -> None:
     table = Table("", "count", "", "the first of them")
     for what, count in prepared.used.items():
         table.add_row("used", str(count), what, "")
+    for how, count in prepared.converted.items():
+        table.add_row("converted", str(count), escape(how), escape(plain(prepared.first_converted[how])))
     for why, count in prepared.skipped.items():
-        table.add_row("skipped", str(count), escape(why), escape(prepared.first_skipped[why]))
+        table.add_row("skipped", str(count), escape(why), escape(plain(prepared.first_skipped[why])))
     console = Console()
     console.print(table)
     console.print(f"{prepared.samples} samples in {prepared.shards} shards: {out}", highlight=False, soft_wrap=True)

@@ -25,7 +25,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 _ORIENTATION = 0x0112  # EXIF
 _ADDRESS = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
-_QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
+_TURNS = (2, 3, 4, 5, 6, 7, 8)  # orientations that are not upright
+_QUARTER_TURNS = (5, 6, 7, 8)  # those that swap height and width
+
+UNKNOWN_WHITE = ("I", "F")  # Pillow's names of 32-bit values, of which nothing tells the largest
 
 
 def opened(data: bytes) -> Image.Image:
@@ -36,7 +39,13 @@ def opened(data: bytes) -> Image.Image:
 def measure(image: Image.Image) -> tuple[int, int]:
     """Height and width in pixels as ``decode`` will give them: with the EXIF orientation applied, nothing decoded."""
     width, height = image.size
-    return (width, height) if image.getexif().get(_ORIENTATION) in _QUARTER_TURNS else (height, width)
+    turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS and image.format != "TIFF"  # Pillow turns those itself
+    return (width, height) if turned else (height, width)
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether the EXIF says that the image is not upright as it is stored."""
+    return image.getexif().get(_ORIENTATION) in _TURNS
 
 
 def decode(data: bytes, name: str) -> NDArray[np.uint8]:
@@ -53,14 +62,30 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The image upright, in RGB, on white where it is transparent; decodes it, and may be ``image`` itself, turned."""
+    """The image upright, in 8-bit RGB, on white where it is transparent; decodes it, and may be ``image``, turned.
+
+    Raises one of ``BROKEN_IMAGE`` where it is not whole, or has values of which none is known to be white.
+    """
+    if image.mode in UNKNOWN_WHITE:
+        raise ValueError("32-bit values, of which none is known to be white")
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        image = _eight_bits(image)
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
     # Where nothing is to be done Pillow would copy, which costs as much as a quarter of the decoding.
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey, 65535 as 255, where Pillow would cut everything above 255 off."""
+    values = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if (clear := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def fit(image: NDArray[np.uint8], bucket: Bucket) -> Tensor:

@@ -12,7 +12,7 @@ from pixart.data.storage.index_table import Tar
 from pixart.data.storage.indexing import PARTS_NAME, Indexed, Told, build_index, tars_below
 from pixart.data.storage.indexing import index_tars as index_listed
 from pixart.data.storage.remote import check_protocol
-from pixart.preparation.prepare import IMAGE_USED, Prepared
+from pixart.preparation.account import IMAGE_USED, Prepared
 
 BELOW = "tar in a folder below: index that folder too"
 _MARKS = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")  # as kinds of storage tell them
@@ -49,7 +49,7 @@ def index_tars(source: str, out: Path | None, *, workers: int, checksums: bool, 
 
 
 def _prepared(found: Indexed) -> Prepared:
-    return Prepared(found.rows, found.shards, {IMAGE_USED: found.rows}, found.skipped, found.first_skipped)
+    return Prepared(found.rows, found.shards, {IMAGE_USED: found.rows}, found.skipped, found.first_skipped, {}, {})
 
 
 def _with_those_below(found: Prepared, below: list[str]) -> Prepared:

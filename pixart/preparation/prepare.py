@@ -1,22 +1,20 @@
 """From a user's images to WebDataset tars with an index, and an account of every file that was met."""
 
-import io
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, TextIO
-
-from PIL import Image
+from typing import Literal
 
 from pixart.data.storage.index import build_index
 from pixart.data.storage.shards import Encoded, write_shards
-from pixart.data.transforms import BROKEN_IMAGE, measure, opened, rgb
+from pixart.preparation.account import Account, Prepared
+from pixart.preparation.prepare_image import Encoding, ready
 from pixart.preparation.sources import (
-    CAPTION_USED,
+    MOST_IMAGE,
     Candidate,
+    Caption,
     Kind,
     Reason,
     captioned,
@@ -25,25 +23,11 @@ from pixart.preparation.sources import (
     labelled,
     listed,
     read_file,
+    reason_of,
 )
 
-IMAGE_USED = "image"
 CLASSES_NAME = "classes.json"
-SKIPPED_NAME = "skipped.tsv"
-
-Encoding = Literal["keep", "jpg", "png", "webp"]
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-_FORMATS = {extension: name for name, extension in _EXTENSIONS.items()}
-
-
-class Prepared(NamedTuple):
-    """What became of the source."""
-
-    samples: int
-    shards: int
-    used: dict[str, int]  # files or lines, by what they were used as
-    skipped: dict[str, int]  # files or lines, by the reason
-    first_skipped: dict[str, str]  # the first name of each reason; all are in skipped.tsv
+SKIPPED_NAME, CONVERTED_NAME = "skipped.tsv", "converted.tsv"
 
 
 def prepare(
@@ -53,7 +37,8 @@ def prepare(
 
     ``kind`` auto looks at the source. ``encode`` keep copies the bytes of JPEG, PNG and WebP files as they are (other
     formats become PNG); jpg, png and webp encode anew, the first and the last with ``quality``. Every image is decoded
-    once to see that it is whole. ``out`` appears all at once or not at all: it is written aside and renamed.
+    once to see that it is whole. Of a folder nothing is read that lies outside of it: links to folders are not entered,
+    links to files are followed within it. ``out`` appears all at once or not at all: it is written aside and renamed.
     Raises ``ValueError`` if ``out`` holds something already, or if nothing in ``source`` can be used.
     """
     out = out.resolve()
@@ -68,8 +53,11 @@ def prepare(
     shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
     aside.mkdir(parents=True)
     try:
-        with (aside / SKIPPED_NAME).open("w", encoding="utf-8") as record:
-            account = _Account(record)
+        with (
+            (aside / SKIPPED_NAME).open("w", encoding="utf-8") as skipped,
+            (aside / CONVERTED_NAME).open("w", encoding="utf-8") as converted,
+        ):
+            account = Account(skipped, converted)
             candidates = {"captions": captioned, "classes": labelled, "jsonl": listed}[kind](source)
             samples = write_shards(aside, _encoded(candidates, account, encode, quality), shard_size=shard_size)
         if samples == 0:
@@ -80,84 +68,52 @@ def prepare(
         os.replace(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Prepared(samples, indexed.shards, dict(account.used), dict(account.skipped), account.first)
-
-
-class _Account:
-    """Counts what each file or line came to, and writes the name of each that was skipped."""
-
-    def __init__(self, record: TextIO):
-        self._record = record
-        self.used = Counter[str]()
-        self.skipped = Counter[str]()
-        self.first: dict[str, str] = {}
-
-    def use(self, what: str) -> None:
-        self.used[what] += 1
-
-    def skip(self, reason: Reason) -> None:
-        self.skipped[reason.why] += 1
-        self.first.setdefault(reason.why, reason.name)
-        self._record.write(f"{reason.why}\t{json.dumps(reason.name)}\n")
-
-    def sentence(self) -> str:
-        counts = [f"{count} x {why} (as {self.first[why]})" for why, count in self.skipped.most_common()]
-        return ", ".join(counts) or "it is empty"
+    return account.closed(samples, indexed.shards)
 
 
 def _encoded(
-    candidates: Iterable[Candidate | Reason], account: _Account, encode: Encoding, quality: int
+    candidates: Iterable[Candidate | Caption | Reason], account: Account, encode: Encoding, quality: int
 ) -> Iterator[Encoded]:
     keys = _Keys()
     for candidate in candidates:
-        if isinstance(candidate, Reason) and candidate.why == CAPTION_USED:
-            account.use(CAPTION_USED)
-            continue
-        sample = candidate if isinstance(candidate, Reason) else _sample(candidate, keys, encode, quality)
-        if isinstance(sample, Reason):
-            account.skip(sample)
+        if isinstance(candidate, Candidate):
+            yield from _sample(candidate, keys, account, encode, quality)
+        elif isinstance(candidate, Caption):
+            account.caption(candidate.name)
         else:
-            account.use(IMAGE_USED)
-            yield sample
+            account.skip(candidate)
 
 
-def _sample(candidate: Candidate, keys: "_Keys", encode: Encoding, quality: int) -> Encoded | Reason:
+def _sample(candidate: Candidate, keys: "_Keys", account: Account, encode: Encoding, quality: int) -> Iterator[Encoded]:
+    """The sample of a candidate, or none."""
     try:
-        data = read_file(candidate.path)
+        data = read_file(candidate.path, within=candidate.within, most=MOST_IMAGE)
+        found = ready(data, candidate.path.suffix, encode=encode, quality=quality)
     except OSError as error:
-        return Reason(candidate.name, f"image cannot be read: {(error.strerror or 'error').lower()}")
+        found = f"image cannot be read: {reason_of(error)}"
     except ValueError:  # a zero byte
-        return Reason(candidate.name, "image has no possible path")
-    try:
-        with opened(data) as image:
-            height, width = measure(image)
-            keep = encode == "keep" and image.format in _EXTENSIONS
-            extension = _EXTENSIONS[image.format or ""] if keep else "png" if encode == "keep" else encode
-            upright = rgb(image)  # decodes, so that damage shows now
-    except BROKEN_IMAGE:
-        return Reason(candidate.name, "image cannot be decoded")
-    try:
-        stored = data if keep else _bytes(upright, extension, quality)
-    except (OSError, ValueError):
-        return Reason(candidate.name, f"image is too large for {extension}")
-    about = {"height": height, "width": width, "source": candidate.stem}
-    return Encoded(keys.new(candidate.stem), extension, stored, candidate.captions, candidate.label, about)
-
-
-def _bytes(image: Image.Image, extension: str, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=_FORMATS[extension], quality=quality)
-    return buffer.getvalue()
+        found = "image has no possible path"
+    if isinstance(found, str):
+        account.skip(Reason(candidate.name, found))
+        return
+    account.use(candidate.name, candidate.caption_file, found.changes)
+    about = {"height": found.height, "width": found.width, "source": candidate.stem}
+    key = keys.new(candidate.stem)
+    yield Encoded(key, found.extension, found.stored, candidate.captions, candidate.label, about)
 
 
 class _Keys:
-    """Names of samples in a tar: the path without its suffix, in which the first dot would end the key, each once."""
+    """Names of samples in a tar: the path without its suffix, each once.
+
+    The first dot would end the key, and control characters would break lines wherever a key is shown: each becomes _.
+    """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def new(self, stem: str) -> str:
-        path = PurePosixPath(stem.encode("utf-8", "replace").decode())
+        legible = stem.encode("utf-8", "replace").decode()
+        path = PurePosixPath("".join(x if x.isprintable() else "_" for x in legible))
         folders = [part for part in path.parts[:-1] if part not in ("/", "..")]
         base = "/".join([*folders, path.stem.replace(".", "_")])
         key, count = base, 1

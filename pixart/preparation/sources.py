@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,6 +11,7 @@ Kind = Literal["captions", "classes", "jsonl"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 CAPTION_SUFFIX = ".txt"
+MOST_IMAGE, MOST_CAPTION = 1 << 30, 1 << 20  # bytes of a file; more would fill the memory and is no image, no caption
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can say it, UTF-8 cannot
 
 
@@ -23,16 +23,21 @@ class Candidate(NamedTuple):
     stem: str  # what its key is made of: its path as the source gives it
     captions: tuple[str, ...]
     label: int | None
+    within: Path | None  # the folder that links may not lead out of; None for what a list names
+    caption_file: str | None = None  # as ``name``
+
+
+class Caption(NamedTuple):
+    """The file of a caption; comes after all images that it may belong to."""
+
+    name: str
 
 
 class Reason(NamedTuple):
-    """What else a file or a line is: a caption that goes with an image, or why it is not used."""
+    """Why a file or a line is not used."""
 
     name: str
     why: str
-
-
-CAPTION_USED = "caption beside an image"
 
 
 def kind_of(source: Path) -> Kind:
@@ -55,47 +60,68 @@ def kind_of(source: Path) -> Kind:
 
 def _has_caption(names: list[str]) -> bool:
     stems = {Path(name).stem for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-    return any(name.endswith(CAPTION_SUFFIX) and Path(name).stem in stems for name in names)
+    return any(Path(name).suffix.lower() == CAPTION_SUFFIX and Path(name).stem in stems for name in names)
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a regular file (a pipe would wait for ever); ``OSError`` where there is none."""
-    if not path.is_file() and path.exists():
+def read_file(path: Path, *, within: Path | None, most: int) -> bytes:
+    """The bytes of a regular file (a pipe would wait for ever) of at most ``most`` bytes.
+
+    Links are followed, but none out of the folder ``within``. ``OSError`` where there is no such file.
+    """
+    place = Path(os.path.realpath(path))
+    if within is not None and not place.is_relative_to(os.path.realpath(within)):
+        raise OSError(None, "a link out of the folder")
+    if not place.is_file() and place.exists():
         raise OSError(None, "not a regular file")
-    return path.read_bytes()
+    if place.is_file() and place.stat().st_size > most:
+        raise OSError(None, f"more than {most >> 20} MiB")
+    return place.read_bytes()
 
 
-def captioned(source: Path) -> Iterator[Candidate | Reason]:
+def reason_of(error: OSError) -> str:
+    """What the system says, as the end of a sentence."""
+    said = error.strerror or "error"
+    return said[:1].lower() + said[1:]
+
+
+def captioned(source: Path) -> Iterator[Candidate | Caption | Reason]:
     """The images of a folder, at any depth, each with the .txt of its own name beside it."""
     for folder, names, problems in _walk(source):
         yield from problems
-        stems = defaultdict[str, list[str]](list)
-        for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                stems[Path(name).stem].append(name)
-        for name in names:
-            path = folder / name
-            shown = str(path.relative_to(source))
-            suffix = path.suffix.lower()
-            if suffix == CAPTION_SUFFIX:
-                yield Reason(shown, CAPTION_USED if path.stem in stems else "caption without an image")
-            elif suffix not in IMAGE_SUFFIXES:
+        images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        captions = {Path(name).stem: name for name in names if Path(name).suffix.lower() == CAPTION_SUFFIX}
+        for name in images:
+            yield _with_caption(source, folder / name, captions.get(Path(name).stem))
+        with_image = {Path(name).stem for name in images}
+        for name in sorted(set(names) - set(images)):
+            stem, shown = Path(name).stem, _shown(source, folder / name)
+            if Path(name).suffix.lower() != CAPTION_SUFFIX:
                 yield Reason(shown, "neither image nor caption")
+            elif stem not in with_image:
+                yield Reason(shown, "caption without an image")
             else:
-                yield _with_caption(shown, path)
+                yield Caption(shown) if captions[stem] == name else Reason(shown, "second caption of an image")
 
 
-def _with_caption(shown: str, path: Path) -> Candidate | Reason:
-    beside = path.with_suffix(CAPTION_SUFFIX)
-    try:
-        caption = read_file(beside).decode().strip()
-    except FileNotFoundError:
+def _shown(source: Path, path: Path) -> str:
+    return str(path.relative_to(source))
+
+
+def _with_caption(source: Path, path: Path, beside: str | None) -> Candidate | Reason:
+    shown = _shown(source, path)
+    if beside is None:
         return Reason(shown, "no caption beside it")
+    file = path.with_name(beside)
+    try:
+        # Some editors mark UTF-8 with three bytes in front.
+        caption = read_file(file, within=source, most=MOST_CAPTION).decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return Reason(shown, "its caption is not UTF-8")
-    except OSError:
-        return Reason(shown, "its caption cannot be read")
-    return Candidate(shown, path, shown, (caption,), None) if caption else Reason(shown, "its caption is empty")
+    except OSError as error:
+        return Reason(shown, f"its caption cannot be read: {reason_of(error)}")
+    if not caption:
+        return Reason(shown, "its caption is empty")
+    return Candidate(shown, path, shown, (caption,), None, source, _shown(source, file))
 
 
 def class_names(source: Path) -> list[str]:
@@ -116,7 +142,7 @@ def labelled(source: Path) -> Iterator[Candidate | Reason]:
             elif len(inside.parts) == 1:
                 yield Reason(str(inside), "not in a class folder")
             else:
-                yield Candidate(str(inside), path, str(inside), (), labels[inside.parts[0]])
+                yield Candidate(str(inside), path, str(inside), (), labels[inside.parts[0]], source)
 
 
 def _walk(source: Path) -> Iterator[tuple[Path, list[str], list[Reason]]]:
@@ -130,7 +156,7 @@ def _walk(source: Path) -> Iterator[tuple[Path, list[str], list[Reason]]]:
         folders.sort()
         here = Path(folder)
         linked = [
-            Reason(str((here / f).relative_to(source)), "link to a folder") for f in folders if (here / f).is_symlink()
+            Reason(str((here / f).relative_to(source)), "link to a folder") for f in folders if os.path.islink(here / f)
         ]
         yield here, sorted(names), linked + unreadable
         unreadable.clear()
@@ -141,7 +167,7 @@ def _walk(source: Path) -> Iterator[tuple[Path, list[str], list[Reason]]]:
 def listed(source: Path) -> Iterator[Candidate | Reason]:
     """The lines of a .jsonl: {"image": path, "caption": text or "captions": [text, …], "label": whole number}.
 
-    A path is taken from the folder of the file; a line needs an image, and a caption or a label.
+    A path is taken from the folder of the file, and may lead anywhere; a line needs an image, and a caption or a label.
     """
     with source.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -152,7 +178,7 @@ def listed(source: Path) -> Iterator[Candidate | Reason]:
 def _from_line(name: str, line: bytes, folder: Path) -> Candidate | Reason:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Reason(name, "line is not JSON")
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
         return Reason(name, "line names no image")
@@ -163,7 +189,7 @@ def _from_line(name: str, line: bytes, folder: Path) -> Candidate | Reason:
         return Reason(name, "its label is not a whole number from 0")
     if not captions and label is None:
         return Reason(name, "neither caption nor label")
-    return Candidate(name, folder / entry["image"], entry["image"], captions, label)
+    return Candidate(name, folder / entry["image"], entry["image"], captions, label, None)
 
 
 def _captions(entry: dict[str, Any]) -> tuple[str, ...] | None:

@@ -29,11 +29,26 @@ def test_transparent_pixels_are_laid_on_white_and_grey_becomes_rgb():
     assert decode(encoded(Image.new("L", (1, 1), 7), format="PNG"), "a").tolist() == [[[7, 7, 7]]]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_so_that_65535_becomes_255_and_nothing_is_cut_off(kind: str):
+    values = np.array([[0, 128, 129, 257, 32768, 51400, 65406, 65407, 65535]], dtype=np.uint16)
+    found = decode(encoded(Image.fromarray(values), format=kind), "a")
+    assert found[0, :, 0].tolist() == [0, 0, 1, 1, 128, 200, 254, 255, 255]
+    assert found.shape == (1, 9, 3)
+
+
+def test_32_bit_values_are_refused_since_nothing_tells_which_is_white():
+    for values in (np.ones((2, 2), dtype=np.float32), np.ones((2, 2), dtype=np.int32)):
+        with pytest.raises(ValueError, match=r"^a: .*none is known to be white"):
+            decode(encoded(Image.fromarray(values), format="TIFF"), "a")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_measure_tells_the_size_that_decode_gives_for_all_eight_orientations(orientation: int):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_measure_tells_the_size_that_decode_gives_for_all_eight_orientations(orientation: int, kind: str):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.new("RGB", (9, 5)), format="JPEG", exif=exif)
+    data = encoded(Image.new("RGB", (9, 5)), format=kind, exif=exif)
     with Image.open(io.BytesIO(data)) as image:
         assert measure(image) == decode(data, "a").shape[:2] == ((9, 5) if orientation > 4 else (5, 9))
 

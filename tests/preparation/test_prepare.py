@@ -13,7 +13,8 @@ from PIL import Image
 
 from pixart.data.storage.index import read_index
 from pixart.data.storage.shards import Shards
-from pixart.preparation.prepare import Prepared, prepare
+from pixart.preparation.account import Prepared
+from pixart.preparation.prepare import prepare
 
 OPTIONS = {"kind": "auto", "shard_size": 3, "encode": "keep", "quality": 95}
 ROOT = Path(__file__).parents[2]
@@ -54,27 +55,29 @@ def files(root: Path) -> int:
 
 
 def total(prepared: Prepared) -> int:
-    return sum(prepared.used.values()) + sum(prepared.skipped.values())
+    return sum(sum(counts.values()) for counts in (prepared.used, prepared.converted, prepared.skipped))
 
 
 def test_every_file_of_a_folder_is_used_or_named_with_a_reason(photos: Path, tmp_path: Path):
     prepared = prepare(photos, tmp_path / "out", **OPTIONS)
-    assert prepared.used == {"image": 6, "caption beside an image": 10}
+    assert prepared.used == {"image": 4, "caption beside an image": 5}
+    assert prepared.converted == {"palette to RGB, stored as png": 1, "stored as png": 1}
     assert prepared.skipped == {
         "no caption beside it": 1,
         "caption without an image": 1,
         "its caption is empty": 1,
         "its caption is not UTF-8": 1,
-        "image cannot be decoded": 1,
+        "image is truncated": 1,
         "neither image nor caption": 1,
         "image cannot be read: no such file or directory": 1,
         "image cannot be read: not a regular file": 1,
         "link to a folder": 1,
+        "caption of an image that is not used": 5,
     }
     assert total(prepared) == files(photos) + 1  # and the linked folder
-    assert prepared.first_skipped["image cannot be decoded"] == "broken.jpg"
+    assert prepared.first_skipped["image is truncated"] == "broken.jpg"
     lines = (tmp_path / "out" / "skipped.tsv").read_text().splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 14
     assert 'neither image nor caption\t"notes.md"' in lines
 
 
