@@ -95,6 +95,8 @@ def write_pieces(path: Path, pieces: list[Piece]) -> str:
 
 
 def _content(tensor: Tensor) -> memoryview:
+    if tensor.numel() == 0:  # with strides of which no view of bytes can be made
+        return memoryview(b"")
     return tensor.to("cpu").contiguous().view(-1).view(torch.uint8).numpy().data
 
 
