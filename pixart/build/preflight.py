@@ -11,17 +11,15 @@ from pixart.build.outlook import Rows, as_table, data_rows, disk_row, model_rows
 from pixart.build.reading import RunData
 from pixart.config import Config, flatten
 from pixart.data.cuts import Cut
+from pixart.training.launch import named
 from pixart.training.log import Display
 from pixart.training.loop import Learner
 from pixart.training.preflight import (
     NUMBERS,
-    PATIENCE,
     Place,
     add_up,
-    answers,
     enough_of_machine,
     everywhere,
-    named,
     places,
     same,
 )
@@ -45,10 +43,9 @@ class Preflight:
     """
 
     def __init__(self, config: Config, accelerator: Accelerator):
-        """As soon as the processes have met: they answer, can add up, and were started alike."""
+        """As soon as the processes have met: they can add up, and were started alike."""
         self.config, self.accelerator = config, accelerator
         self.ranks = Ranks()
-        answers(self.ranks, patience=PATIENCE)
         same(self.ranks, _facts(config, accelerator), mend=STARTED_ALIKE)
         self.places = places(self.ranks, accelerator.device)
         self.seconds = add_up(self.ranks, accelerator.device)

@@ -2,8 +2,9 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+PATIENCE = timedelta(minutes=10)  # for ranks of which one still writes while the others begin the next job
 _MEETINGS = count()
 
 
@@ -98,12 +100,40 @@ def _meet(meeting: int, *, on_cpu: bool) -> None:
     if not on_cpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, world_size = _rendezvous()
+    _wait_for_all(PrefixStore(f"waiting_{meeting}", store), rank, world_size)
     dist.init_process_group(
         "gloo" if on_cpu else "cpu:gloo,cuda:nccl",
         store=PrefixStore(f"meeting_{meeting}", store),
         rank=rank,
         world_size=world_size,
     )
+
+
+def _wait_for_all(store: Store, rank: int, world_size: int) -> None:
+    """``ValueError`` naming the ranks that do not come: without it each would say, much later, that time is up."""
+    keys = [f"rank_{other}" for other in range(world_size)]
+    store.set(keys[rank], "")
+    try:
+        store.wait(keys, PATIENCE)
+    except RuntimeError:
+        missing = [other for other, key in enumerate(keys) if not store.check([key])]
+        store.delete_key(keys[rank])  # who comes now is not to believe that this one is still here
+        raise ValueError(
+            f"{named(missing)} did not come within {PATIENCE.total_seconds():g} s: look at what is said there, and "
+            "that all machines run the same command"
+        ) from None
+
+
+def named(ranks: Sequence[int]) -> str:
+    """``rank 3``, ``ranks 0-7 and 12``."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return f"rank{'s' if len(ranks) > 1 else ''} {' and '.join(words)}"
 
 
 def _forget() -> None:

@@ -9,17 +9,16 @@ import shutil
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from pixart.training.launch import named
 from pixart.training.ranks import Ranks
 
-PATIENCE = timedelta(minutes=5)  # for a rank that reads weights from a slow disk before it gets here
 NUMBERS = 1 << 22  # float32: 16 MiB, about what DDP sends at a time
 
 T = TypeVar("T")
@@ -54,31 +53,6 @@ def everywhere(ranks: Ranks, work: Callable[[], T]) -> list[T]:
         alike = len(failures) == 1 and len(next(iter(failures.values()))) == ranks.size
         raise ValueError("; ".join(s if alike else f"{s} (on {named(who)})" for s, who in failures.items()))
     return [one for one in told if not isinstance(one, _Failure)]
-
-
-def named(ranks: Sequence[int]) -> str:
-    """``rank 3``, ``ranks 0-7 and 12``."""
-    runs: list[list[int]] = []
-    for rank in sorted(ranks):
-        if runs and rank == runs[-1][-1] + 1:
-            runs[-1].append(rank)
-        else:
-            runs.append([rank])
-    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    return f"rank{'s' if len(ranks) > 1 else ''} {' and '.join(words)}"
-
-
-def answers(ranks: Ranks, *, patience: timedelta) -> None:
-    """Wait until every rank is here; ``ValueError`` naming those that are not after ``patience``."""
-    if ranks.size == 1:
-        return
-    try:
-        dist.monitored_barrier(dist.new_group(backend="gloo"), timeout=patience, wait_all_ranks=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"not every process answers within {patience.total_seconds():.0f} s ({' '.join(str(error).split())}): look "
-            "at the machines of those, and that all can reach each other's ports"
-        ) from None
 
 
 def places(ranks: Ranks, device: torch.device) -> list[Place]:

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-from pixart.training.preflight import everywhere, named
+from pixart.training.launch import named
+from pixart.training.preflight import everywhere
 from pixart.training.ranks import Ranks
 
 TOKENS = ".preflight"
