@@ -1,7 +1,11 @@
 """Laws of the averaged weights."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +154,13 @@ def test_5_updates_a_round_trip_and_5_more_are_10_updates_to_the_bit() -> None:
     assert not torch.equal(straight.tensors()["linear.weight"], start["linear.weight"])
     for name in NAMES:
         assert all(torch.equal(one, halves.tensors(name)[weight]) for weight, one in straight.tensors(name).items())
+
+
+def test_on_2_ranks_with_shards_averages_states_and_the_lent_model_are_those_of_1_process_to_the_bit(tmp_path):
+    script = Path(__file__).parents[1] / "averages.py"
+    command, env = [sys.executable, str(script), str(tmp_path / "meeting")], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize(
