@@ -16,6 +16,9 @@ from pixart.training.resumption import read_checkpoint
 
 TIMED = {"images_per_second", "data_wait", "memory"}
 STAGES = (1, 2, 3)
+# Every ordered pair of two with copies (DDP), two with shards (FSDP2) and one alone; each makes one step and ends.
+CHAIN = [(2, "none"), (1, "none"), (2, "full_shard"), (1, "none"), (2, "none"), (2, "full_shard"), (2, "none")]
+STEPWISE = [*SMALL, "log_every=1", "validate_every=0", "sample_every=0", "snapshot_every=0"]
 
 
 def launch(*runs: tuple[int, list[str], int | None]) -> None:
@@ -58,7 +61,10 @@ def assert_identical(a: Any, b: Any, path: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """<stage>/unbroken and <stage>/killed on two ranks, <stage>/alone on one: all of the same eight global batches."""
+    """<stage>/unbroken and <stage>/killed on two ranks, <stage>/alone on one: all of the same eight global batches.
+
+    And seven steps of stage 2 at one go in ``straight``, and as ``CHAIN`` has it in ``chain``.
+    """
     root = tmp_path_factory.mktemp("runs")
     wanted: list[tuple[int, list[str], int | None]] = []
     for stage in STAGES:
@@ -72,6 +78,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (2, overrides("killed"), None),
             (1, overrides("alone"), None),
         ]
+    wanted += [
+        (size, ["+stage=2", *STEPWISE, f"steps={step}", f"sharding={sharding}", f"run_dir={root / 'chain'}"], None)
+        for step, (size, sharding) in enumerate(CHAIN, start=1)
+    ]
+    wanted.append((1, ["+stage=2", *STEPWISE, f"steps={len(CHAIN)}", f"run_dir={root / 'straight'}"], None))
     launch(*wanted)
     return root
 
@@ -92,3 +103,22 @@ def test_one_rank_and_two_log_the_same_losses_to_1e_5(runs: Path, stage: int) ->
     assert len(alone) == len(two) == 7
     for one, other in zip(alone, two, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_6_changes_of_processes_and_layout_leave_the_losses_as_they_were_to_1e_5(runs: Path) -> None:
+    chain, straight = log_of(runs / "chain"), log_of(runs / "straight")
+    assert [line["step"] for line in chain] == list(range(1, len(CHAIN) + 1))
+    for one, other in zip(chain, straight, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_6_changes_of_processes_and_layout_read_the_same_batches(runs: Path) -> None:
+    chain, straight = keys_of(runs / "chain"), keys_of(runs / "straight")
+    assert len(straight) == len(CHAIN) * 8
+    assert {place: chain[place] for place in straight} == straight  # one may have read ahead
+
+
+def keys_of(run_dir: Path) -> dict[tuple[int, int], str]:
+    """(global batch, position) -> key, whoever read it."""
+    lines = [json.loads(line) for file in run_dir.glob("keys_*.jsonl") for line in file.read_text().splitlines()]
+    return {(line["k"], line["start"] + i): key for line in lines for i, key in enumerate(line["keys"])}
