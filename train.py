@@ -1,6 +1,7 @@
 """Train a stage: ``accelerate launch train.py +stage=2 data.root=…``, or ``python train.py +stage=2 scale=tiny``."""
 
 import os
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pixart.build.sweeping import refuse_shared_runs
 from pixart.config import Config, parse
 from pixart.door import door
+from pixart.training.stopping import Signals
 
 
 class Bar:
@@ -49,11 +51,17 @@ class Bar:
 def train(values: dict[str, Any]) -> None:
     """Validate, then build and run; what is slow to import comes after what a typing error would stop."""
     config = parse(values, Config)
-    from pixart.build.training import run_training
+    with Signals():  # heard already, they are acted on when there is a run to stop
+        from pixart.build.training import run_training
 
-    run_dir = run_training(config, lambda visible: Bar(config.steps, visible=visible))
-    if config.preflight != "only" and int(os.environ.get("RANK", "0")) == 0:
-        print(f"done: {run_dir}")
+        ended = run_training(config, lambda visible: Bar(config.steps, visible=visible))
+    first = int(os.environ.get("RANK", "0")) == 0
+    if ended.stopped_by is not None:
+        if first:
+            print(f"stopped at step {ended.step} of {config.steps} ({ended.stopped_by}): run the same command to go on")
+        sys.exit()  # the other jobs of a sweep do not begin
+    if first and config.preflight != "only":
+        print(f"done: {ended.run_dir}")
 
 
 main = door("train", train, before_sweep=refuse_shared_runs)

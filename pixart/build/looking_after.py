@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 
@@ -18,6 +20,7 @@ from pixart.formats import Weights
 from pixart.sampling.pipeline import Pipeline
 from pixart.training.checkpoint import Checkpoints, write_atomically
 from pixart.training.evaluation import Pictures
+from pixart.training.launch import meeting_store
 from pixart.training.ledger import Ledger
 from pixart.training.log import Display, Log
 from pixart.training.loop import Learner
@@ -25,6 +28,7 @@ from pixart.training.ranks import Ranks
 from pixart.training.resumption import Resumption
 from pixart.training.run_directory import RunDirectory
 from pixart.training.snapshots import Snapshots
+from pixart.training.stopping import Agreement, Signals, Stopping
 from pixart.training.tracking import MetricsFile
 from pixart.training.upkeep import Cadence, Upkeep
 
@@ -38,6 +42,7 @@ def make_upkeep(
     encoder: TextEncoder | None,
     latents: LatentSpace,
     start: Weights | None,
+    signals: Signals,
 ) -> Upkeep:
     """The surroundings of ``learner``; ``start`` is what the run began from, None for nothing or a resumed one."""
     devices = learner.accelerator.num_processes
@@ -75,6 +80,17 @@ def make_upkeep(
         ),
         pictures=_pictures(config, learner, encoder, latents),
         held_out=data.held_out(learner.accelerator),
+        stopping=Stopping(directory.path, signals, _agreement(learner.accelerator)),
+    )
+
+
+def _agreement(accelerator: Accelerator) -> Agreement:
+    device = accelerator.device
+    return Agreement(
+        meeting_store("stopping"),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        settle=lambda: torch.cuda.synchronize(device) if device.type == "cuda" else None,
     )
 
 

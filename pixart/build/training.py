@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from accelerate import Accelerator
 
@@ -25,48 +26,68 @@ from pixart.training.loop import Learner, fit
 from pixart.training.run_directory import RunDirectory
 from pixart.training.sharding import Sharding
 from pixart.training.shared_disk import untouched
+from pixart.training.stopping import Signals, requeue_file
 from pixart.training.tracking import start_tracker
 from pixart.training.upkeep import Upkeep
 
 
-def run_training(config: Config, make_display: Callable[[bool], Display]) -> Path:
-    """Train as configured, from the run's latest checkpoint if it has one; returns the run directory.
+class Ended(NamedTuple):
+    """How a run ended."""
+
+    run_dir: Path
+    step: int  # optimizer steps made
+    stopped_by: str | None  # the signal that asked for it; None where the run is done, or was only checked
+
+
+def run_training(config: Config, make_display: Callable[[bool], Display]) -> Ended:
+    """Train as configured, from the run's latest checkpoint if it has one, until it is done or asked to stop.
 
     ``make_display`` is told whether this is the process that shows something. Raises ``ValueError`` for everything
     that a user can mend.
     """
     path = Path(config.run_dir or shape.default_run_dir(config)).expanduser()
     sharding = sharding_of(config)
-    with launched(
-        precision=config.precision,
-        tf32=config.tf32,
-        deterministic=config.deterministic,
-        tracker=config.tracker.name,
-        run_dir=path,
-    ) as accelerator:
-        _train(config, accelerator, sharding, path, make_display)  # all that it held is free when the processes part
-    return path
+    with (
+        Signals() as signals,
+        launched(
+            precision=config.precision,
+            tf32=config.tf32,
+            deterministic=config.deterministic,
+            tracker=config.tracker.name,
+            run_dir=path,
+        ) as accelerator,
+    ):
+        # All that it held is free when the processes part.
+        return _train(config, accelerator, sharding, path, make_display, signals)
 
 
 def _train(
-    config: Config, accelerator: Accelerator, sharding: Sharding, path: Path, make_display: Callable[[bool], Display]
-) -> None:
+    config: Config,
+    accelerator: Accelerator,
+    sharding: Sharding,
+    path: Path,
+    make_display: Callable[[bool], Display],
+    signals: Signals,
+) -> Ended:
     checks = Preflight(config, accelerator) if config.preflight else None
     nothing_stays = untouched(checks.ranks, path) if checks and config.preflight == "only" else nullcontext()
     with closing(make_display(accelerator.is_main_process)) as display, nothing_stays:
         directory = RunDirectory(path, rank=accelerator.process_index)
         try:
+            if accelerator.is_main_process and config.preflight != "only":
+                requeue_file(path).unlink(missing_ok=True)  # what it asks for is happening
             _refuse_another_config(directory, config)
-            learner, upkeep, data = _assemble(config, accelerator, sharding, directory, display)
+            learner, upkeep, data = _assemble(config, accelerator, sharding, directory, display, signals)
             with upkeep.resumption:  # the last checkpoint is whole before the processes part
                 if checks is not None:
                     checks(directory, learner, data, display)
                 if config.preflight == "only":
-                    return
+                    return Ended(path, 0, None)
                 _introduce(config, accelerator, directory)
                 if upkeep.resume(learner):
                     display.say(f"resumed at step {learner.progress.step} of {config.steps}")
                 fit(learner, upkeep)
+            return Ended(path, learner.progress.step, upkeep.stopping.reason)
         finally:
             directory.release()
 
@@ -89,7 +110,12 @@ def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
 
 
 def _assemble(
-    config: Config, accelerator: Accelerator, sharding: Sharding, directory: RunDirectory, display: Display
+    config: Config,
+    accelerator: Accelerator,
+    sharding: Sharding,
+    directory: RunDirectory,
+    display: Display,
+    signals: Signals,
 ) -> tuple[Learner, Upkeep, RunData]:
     start = None
     if config.init_from is not None and not directory.has_checkpoint:
@@ -113,7 +139,7 @@ def _assemble(
         display.say(f"from {start.source}{f', licence {start.licence}' if start.licence else ''}")
         display.say(format_table(hand_off(start, bare, shared_mlp=config.reparameterise)))
     learner = make_learner(config, accelerator, sharding, directory, bare, data, encoder, latents)
-    upkeep = make_upkeep(config, directory, display, learner, data, encoder, latents, start)
+    upkeep = make_upkeep(config, directory, display, learner, data, encoder, latents, start, signals)
     return learner, upkeep, data
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pixart.batch import Batch
 from pixart.data.dataset import Cut, Examples, cuts
+from pixart.data.workers import heed_the_parent_alone, held_back
 
 _AHEAD = 2  # micro-batches that each worker may hold ready: with them, the bound of the loader's memory
 
@@ -119,19 +120,20 @@ class _Outlook(Thread):
 def _iterated(dataset: "_Carrying", order: Iterator[Cut], num_workers: int, pin_memory: bool) -> Iterator[Any]:
     # A forked child must not touch CUDA that its parent has started, not even by accident.
     start_method = "forkserver" if torch.cuda.is_initialized() else "fork"
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=None,  # a cut is a batch already
-            sampler=order,
-            collate_fn=_as_it_is,
-            num_workers=num_workers,
-            prefetch_factor=_AHEAD if num_workers else None,
-            multiprocessing_context=start_method if num_workers else None,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # or it would draw from the global one
-        )
+    loading = DataLoader(
+        dataset,
+        batch_size=None,  # a cut is a batch already
+        sampler=order,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        prefetch_factor=_AHEAD if num_workers else None,
+        multiprocessing_context=start_method if num_workers else None,
+        worker_init_fn=heed_the_parent_alone,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # or it would draw from the global one
     )
+    with held_back():
+        return iter(loading)
 
 
 class _Carrying(Dataset[Batch | Exception]):

@@ -1,4 +1,4 @@
-"""Looking after a run before each step: log, validate, draw, snapshot, checkpoint, and say when it is done."""
+"""Looking after a run before each step: log, validate, draw, snapshot, checkpoint; say when it is done or stopped."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pixart.training.loop import Learner
 from pixart.training.resumption import Resumption
 from pixart.training.run_directory import RunDirectory
 from pixart.training.snapshots import Snapshots
+from pixart.training.stopping import Stopping
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Upkeep:
     snapshots: Snapshots
     pictures: Pictures | None
     held_out: Callable[[], Iterator[Batch]] | None
+    stopping: Stopping
     looked_after: int = -1  # the step whose upkeep a resumed run had behind it
 
     def resume(self, learner: Learner) -> bool:
@@ -53,11 +55,18 @@ class Upkeep:
         return resumed
 
     def __call__(self, learner: Learner) -> bool:
-        """Do what is due; True after the last step."""
+        """Do what is due; True after the last step, and where the run was asked to stop."""
         step = learner.progress.step
         done = step >= learner.pace.steps
-        if step == self.looked_after:
+        if step != self.looked_after:
+            self._do(learner, done)
+        if done or not self.stopping.due(step):
             return done
+        self._stop(learner)
+        return True
+
+    def _do(self, learner: Learner, done: bool) -> None:
+        step = learner.progress.step
 
         def due(every: int) -> bool:
             return bool(every) and (step % every == 0 or done)
@@ -76,4 +85,14 @@ class Upkeep:
         if step and due(self.cadence.checkpoint):
             with self.log.ledger.spent_on("checkpoints"):
                 self.resumption.save(learner)
-        return done
+
+    def _stop(self, learner: Learner) -> None:
+        """Save what there is, and only then ask to go on; a second signal cuts neither off."""
+        with self.stopping.signals.undisturbed():
+            with self.log.ledger.spent_on("checkpoints"):
+                self.resumption.save(learner)
+                self.resumption.finish()
+            if learner.accelerator.is_main_process:
+                self.log.ledger.write(samples_seen=learner.progress.samples_seen)
+                self.stopping.ask_to_go_on(step=learner.progress.step, steps=learner.pace.steps)
+            learner.accelerator.wait_for_everyone()
