@@ -1,5 +1,6 @@
 """What all trials share: the run that is tortured, and how it ends when nobody touches it."""
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pixart.torture.operations import Operation
 from pixart.torture.ranks import Ended, Judge, Prepare, Ranks, Verdict, nothing
 
 LIMIT = 120.0  # seconds within which any run of a trial must have ended, or it hangs
-_LAST = 400  # letters of what a rank printed last
+_LAST = 1000  # letters of what a rank printed
 
 
 @dataclass(frozen=True)
@@ -99,5 +100,11 @@ def told(ended: Ended) -> str:
     """How a run ended, in words."""
     if not ended.in_time:
         return f"it hung, and was killed after {LIMIT:.0f} s"
-    last = " | ".join(" ".join(said.split())[-_LAST:] for said in ended.said)
-    return ended.sentence or f"exit codes {ended.codes}, and at the end: {last}"
+    return ended.sentence or f"exit codes {ended.codes}: {' | '.join(map(_telling, ended.said))}"
+
+
+def _telling(said: str) -> str:
+    """The lines of an output that tell of an error, or its end."""
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    errors = [line for line in lines if re.search(r"Error|what\(\)|terminate", line)]
+    return " … ".join(errors)[-_LAST:] or " ".join(lines)[-_LAST:]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 TIMED = {"images_per_second", "data_wait", "memory"}  # of a line of the log: how long things took
@@ -30,9 +30,9 @@ def end_state(run_dir: Path, *, pictures: bool = True) -> EndState:
     for newest in steps[-1:]:
         for file in sorted(newest.rglob("*")):
             if file.is_file() and file.name not in _OWN:
-                _flatten(values, f"checkpoint/{file.relative_to(newest)}", _content(file))
+                _flatten(values, "checkpoint", _content(file))
     for file in sorted(run_dir.rglob("snapshots/**/*.safetensors")):
-        _flatten(values, str(file.relative_to(run_dir)), _content(file))
+        _flatten(values, str(file.relative_to(run_dir)), _tensors(file))
     for file in sorted(run_dir.glob("samples/*.png")) if pictures else []:
         values[str(file.relative_to(run_dir))] = file.read_bytes()
     values |= _log(run_dir / "metrics.jsonl")
@@ -73,12 +73,17 @@ def _bits(tensor: Tensor) -> bytes:
 
 def _content(file: Path) -> Any:
     if file.suffix == ".safetensors":
-        return load_file(file)
-    if file.suffix == ".pt":
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return _tensors(file)
     if file.suffix == ".json":
         return json.loads(file.read_text())
     return file.read_bytes()
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """By name, and of a piece of a tensor by its place in the whole: whichever rank wrote it to its file."""
+    with safe_open(file, framework="pt") as opened:
+        places = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
+        return {f"{name} {places.get(name, '')}".strip(): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
 def _log(file: Path) -> dict[str, Any]:
