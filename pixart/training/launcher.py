@@ -38,10 +38,10 @@ def launcher() -> Launcher:
 
 
 def read_launcher(environ: MutableMapping[str, str]) -> Launcher:
-    """The launcher's wishes, of which Accelerate and Transformers shall not know.
+    """The launcher's wishes; ``ACCELERATE_USE_FSDP`` is removed from ``environ``.
 
-    Accelerate's own FSDP works on GPUs alone, and where Transformers finds ``ACCELERATE_USE_FSDP`` it leaves the
-    weights of the frozen encoders empty on all ranks but the first: the variable is removed.
+    Accelerate would answer it with an FSDP of its own, on GPUs alone, and Transformers by leaving parts of the frozen
+    encoders to be sent from the first rank.
     """
     local = environ.get("LOCAL_WORLD_SIZE")
     sizes = (int(environ.get("WORLD_SIZE", "1")), None if local is None else int(local))

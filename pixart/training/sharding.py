@@ -28,7 +28,7 @@ class Sharding:
 
     Args:
         kind: ``none``, a copy on each rank; ``full_shard``, gathered for each block anew; ``shard_grad_op``, gathered
-            once a step; ``hybrid_shard``, as ``full_shard`` within a machine and copied over machines.
+            once a micro-batch; ``hybrid_shard``, as ``full_shard`` within a machine and copied over machines.
         machines: rows of the mesh: 1, or the number of copies of ``hybrid_shard``.
         said: why it is not what was asked for; None where it is.
     """

@@ -1,8 +1,8 @@
 """The runs of ``ranks.py``, and after them a gradient scaler over shards.
 
 ``python shards.py <folder>`` reads what ``ranks.py`` reads. Then two forked processes train a module of uneven shards
-for three updates, the second with an infinite gradient in the shard of one rank alone, and write what they saw to
-<folder>/<rank>.json.
+for three updates of two micro-batches, the second update with an infinite gradient in the shard of one rank alone, and
+write what they saw to <folder>/<rank>.json.
 """
 
 import gc
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,14 +18,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import ranks
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from pixart.training.sharding import gathered, local
+from pixart.training.sharding import gathered, local, unsynced
 
 
 def scaled_updates(rank: int) -> list[dict[str, object]]:
+    accelerator = Accelerator(cpu=True)
     model = nn.Linear(5, 3)  # of 3 rows one rank holds 2
     with torch.no_grad():
         model.weight.fill_(1.0)
@@ -33,7 +36,11 @@ def scaled_updates(rank: int) -> list[dict[str, object]]:
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     seen: list[dict[str, object]] = []
     for step in range(3):
-        scaler.scale(model(torch.ones(2, 5)).sum()).backward()
+        travelled = []
+        for meeting in (unsynced(accelerator, model), nullcontext()):
+            with meeting:
+                scaler.scale(model(torch.ones(1, 5)).sum()).backward()
+            travelled.append(model.weight.grad is not None)
         assert model.weight.grad is not None
         if step == 1 and rank == 1:
             local(model.weight.grad)[0, 0] = float("inf")
@@ -43,6 +50,7 @@ def scaled_updates(rank: int) -> list[dict[str, object]]:
         optimizer.zero_grad()
         moved = not torch.equal(gathered(model.weight), before)
         seen.append({"moved": moved, "scale": scaler.get_scale(), "rows": len(local(model.weight))})
+        seen[-1]["travelled"] = travelled
     return seen
 
 
