@@ -113,5 +113,6 @@ def take_part_in_task() -> None:
 
     if JobEnvironment().num_tasks > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        if len(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")) == 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if visible and "," not in visible:
             os.environ["LOCAL_RANK"] = "0"  # Slurm gave each task a GPU of its own, and each sees only that

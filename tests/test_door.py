@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pixart.door import door, plain_keys, unwrap, wrap
+from pixart import door as door_module
+from pixart.door import Refused, door, end, plain_keys, told_to_hydra, unwrap, wrap
 
 
 def told(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> dict[str, Any]:
@@ -30,3 +31,25 @@ def test_only_keys_that_are_groups_elsewhere_are_wrapped_and_0_of_train() -> Non
     assert wrap("seed=3", {"text_encoder"}) == "seed=3"
     assert wrap("--cfg", {"text_encoder"}) == "--cfg"
     assert unwrap({"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize("arguments", [["+stage=2", "+stage=3"], ["+stage=1,2"], ["stage='1'", "+stage=2"]])
+def test_2_stages_for_1_run_are_refused_and_a_sweep_over_them_is_not(arguments: list[str]) -> None:
+    with pytest.raises(Refused, match=r"a run has one stage, and -m \+stage=1,2 makes a run of each"):
+        told_to_hydra("train", arguments)
+    assert told_to_hydra("train", ["+stage=2", "seed=1,2"]) == ["stage='2'", "seed=1,2"]
+    assert told_to_hydra("train", ["-m", "+stage=1,2"])[1] == "stage='1','2'"
+
+
+def test_the_second_rank_of_a_machine_waits_2_seconds_to_say_what_the_first_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(door_module.time, "sleep", waited.append)
+    for rank, local in (("0", "0"), ("9", "1"), ("8", "0")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local)
+        with pytest.raises(SystemExit) as ended:
+            end(ValueError("no"))
+        assert ended.value.code == ("error: no" if rank == "0" else f"error on rank {rank}: no")
+    assert waited == [2.0]

@@ -45,7 +45,8 @@ class Room:
     def whole(self) -> int:
         """Bytes for all that will be there in the end."""
         every, for_good = self.cadences.checkpoint, self.cadences.keep_every
-        kept = _times(self.first, self.last, math.lcm(every, for_good)) if every and for_good else 0
+        both = math.lcm(every, for_good)  # 0 where either never happens
+        kept = self.last // both - self.first // both if both and self.last > self.first else 0
         return (
             self.least + self.checkpoint * kept + self.snapshot * _times(self.first, self.last, self.cadences.snapshot)
         )
