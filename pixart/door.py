@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -106,6 +106,7 @@ class Task:
     work: Callable[[dict[str, Any]], None]
     jobs: Sequence[str] | None = None
     wants_traceback: bool = WANTS_TRACEBACK  # not asked again in another process, where a door has set it already
+    process: int = field(default_factory=os.getpid)  # which waits for the jobs, or does them
     fault: BaseException | None = None  # of a single job; whatever else Hydra raises, a word of the command is wrong
 
     def __call__(self, composed: DictConfig) -> None:
@@ -122,15 +123,26 @@ class Task:
                     end(error)
                 raise
             failure = _failed(error, self.jobs, show=self.wants_traceback)
+        except SystemExit:
+            if self.jobs is None or os.getpid() == self.process:
+                raise  # it ends the sweep as well
+            failure = JobFailed(
+                f"{_name(self.jobs)} ended before it was done: run the same command again", "", self.process
+            )
         else:
             return
         raise failure  # out here it holds on to nothing of the job: Hydra keeps it until the last one is done
 
 
+def _name(jobs: Sequence[str]) -> str:
+    """The present job's."""
+    number = int(HydraConfig.get().job.num)
+    return jobs[number] if number < len(jobs) else f"job {number}"
+
+
 def _failed(error: Exception, jobs: Sequence[str], *, show: bool) -> JobFailed:
     """What became of the present job, said at once as well: the others may take days."""
-    number = int(HydraConfig.get().job.num)
-    name = jobs[number] if number < len(jobs) else f"job {number}"
+    name = _name(jobs)
     told, trace = f"{name} failed: {one_sentence(error)}", ""
     if show or not isinstance(error, MISTAKES):
         told = f"{name} failed: {type(error).__name__}: {one_sentence(error)}"

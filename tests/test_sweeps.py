@@ -136,6 +136,12 @@ def test_of_4_jobs_in_one_process_2_fail_in_words_and_2_are_done(tmp_path: Path)
     assert len(list(tmp_path.glob("outputs/sweeps/*/multirun.yaml"))) == 1
 
 
+def test_a_job_that_stops_ends_the_sweep_of_3_in_one_process(tmp_path: Path) -> None:
+    answer = sweep(tmp_path, "+stage=1", "seed=1,15,2")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert sorted(told(tmp_path)) == ["15_0", "1_0"]
+
+
 def test_of_3_jobs_in_processes_of_joblib_1_fails_in_words_and_2_are_done(tmp_path: Path) -> None:
     lr = "optimizer.lr='${at:${seed},{13:0.5,2:0.6,3:0.7}}'"  # a resolver of ours, in a process that does not know it
     answer = sweep(tmp_path, "+stage=2", "seed=13,2,3", lr, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -146,14 +152,15 @@ def test_of_3_jobs_in_processes_of_joblib_1_fails_in_words_and_2_are_done(tmp_pa
     assert len({one["process"] for one in told(tmp_path).values()}) == 2
 
 
-def test_2_jobs_of_2_tasks_of_submitit_are_4_ranks_and_a_mistake_is_said_once(tmp_path: Path) -> None:
+def test_3_jobs_of_2_tasks_of_submitit_are_6_ranks_and_one_that_stops_is_said(tmp_path: Path) -> None:
     local = ("hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=3")
-    answer = sweep(tmp_path, "+stage=1", "seed=13,2", *local)
+    answer = sweep(tmp_path, "+stage=1", "seed=15,2,13", *local)
     assert answer.returncode == 1
-    assert answer.stderr.strip().splitlines()[-1].startswith("error: job 0 (seed=13) failed: 13 brings no luck")
+    last = answer.stderr.strip().splitlines()[-1]
+    assert last == "error: job 0 (seed=15) ended before it was done: run the same command again"
     assert "Traceback" not in answer.stderr
     found = told(tmp_path)
-    assert sorted(found) == ["13_0", "13_1", "2_0", "2_1"]
+    assert sorted(found) == ["13_0", "13_1", "15_0", "15_1", "2_0", "2_1"]
     assert [found[f"2_{rank}"]["LOCAL_RANK"] for rank in (0, 1)] == ["0", "1"]
     assert {one["WORLD_SIZE"] for one in found.values()} == {"2"}
     assert found["2_0"]["MASTER_PORT"] == found["2_1"]["MASTER_PORT"] != found["13_0"]["MASTER_PORT"]
