@@ -26,7 +26,6 @@ def end_state(run_dir: Path, *, pictures: bool = True) -> EndState:
     values: dict[str, Any] = {}
     pointer, steps = run_dir / "checkpoints" / "latest", sorted(run_dir.glob("checkpoints/step_*"))
     values["latest"] = pointer.read_text() if pointer.exists() else None
-    values["checkpoints"] = [step.name for step in steps]
     for newest in steps[-1:]:
         for file in sorted(newest.rglob("*")):
             if file.is_file() and file.name not in _OWN:

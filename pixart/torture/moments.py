@@ -1,5 +1,6 @@
 """Trials ``kills``, ``sharded`` and ``stop``: signals at random moments, spread over all that a run does."""
 
+import json
 import shutil
 import signal
 import time
@@ -17,6 +18,7 @@ from pixart.torture.cases import Case
 from pixart.torture.comparison import EndState, end_state
 from pixart.torture.phases import PHASES, Phases
 from pixart.torture.ranks import Ended, Ranks
+from pixart.training.stopping import requeue_file
 
 _LOOK_EVERY = 0.001  # seconds
 _VISITS = 4  # a phase is struck at one of its first so many visits after a start
@@ -97,7 +99,8 @@ def _lane(
             finished += 1
             wanted = wanted._replace(visit=1)  # a whole run has every phase once
         struck[moment.phase] += 1
-        problems += [f"{_named(number, moment)}: {problem}" for problem in _after(bench, blow, ended, moment, at)]
+        after = _stopped(bench, expected, ended, at) if blow.requeue else _killed(bench, blow, ended, moment)
+        problems += [f"{_named(number, moment)}: {problem}" for problem in after]
     problems += bench.finish(at, expected)
     where = ", ".join(f"{phase} {count}" for phase, count in struck.items())
     bench.note(f"{sum(struck.values())} signals in {finished + 1} runs: {where}")
@@ -133,19 +136,24 @@ def _wait(ranks: Ranks, phases: Phases, run_dir: Path, has_come: Callable[[], bo
     return True
 
 
-def _after(bench: Bench, blow: Blow, ended: Ended, moment: Moment, at: Path) -> list[str]:
-    if not blow.requeue:
-        if not ended.in_time:
-            bench.note(
-                f"ranks that were left alone in {moment.phase} lived on for {blow.patience:.0f} s and were killed"
-            )
-        return []
+def _killed(bench: Bench, blow: Blow, ended: Ended, moment: Moment) -> list[str]:
     if not ended.in_time:
-        return [f"the ranks had not ended {blow.patience:.0f} s after the signal"]
+        bench.note(f"ranks that were left alone in {moment.phase} lived on for {blow.patience:.0f} s and were killed")
+    return []
+
+
+def _stopped(bench: Bench, expected: EndState, ended: Ended, at: Path) -> list[str]:
+    """The run is to have ended well, and at once, having saved all that it asks to go on from; or to be done."""
+    if not ended.in_time:
+        return ["the ranks went on after the signal, and were killed"]
     if any(ended.codes):
         return [f"it did not end well: {told(ended)}"]
-    left = (at / "run" / "requeue").exists()
-    return [] if left else ["there is no file 'requeue'"]
+    asked = requeue_file(at / "run")
+    if not asked.exists():
+        return [f"it left no {asked.name}: {problem}" for problem in bench.compared(at, expected)]
+    step, newest = json.loads(asked.read_text())["step"], max((at / "run" / "checkpoints").glob("step_*"), default=None)
+    saved = step == 0 or (newest is not None and newest.name == f"step_{step:08d}")
+    return [] if saved else [f"it asks to go on from step {step}, and its newest checkpoint is {newest}"]
 
 
 def _named(number: int, moment: Moment) -> str:

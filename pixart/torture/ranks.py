@@ -20,6 +20,7 @@ from pixart.config import Config
 from pixart.door import one_sentence
 from pixart.torture.operations import Operation, operation, write_half
 from pixart.torture.syscalls import answer, receive, watch_me
+from pixart.training.stopping import Signals
 
 Verdict = Literal["go on", "kill", "kill halfway"] | int  # a number: the operation fails with that errno
 Judge = Callable[[Operation], Verdict]
@@ -191,14 +192,17 @@ def _become(ranks: Ranks, rank: int, port: int, channel: socket.socket) -> None:
         out = os.open(ranks.file(rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        # Anew: what the parent had not printed yet is none of ours.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         if ranks.world_size > 1:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             values = (rank, rank, ranks.world_size, ranks.world_size, "127.0.0.1", port)
             os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
-        ranks.prepare(rank)
-        if ranks.root is not None:
-            watch_me(channel)
-        ranks.task(ranks.config)
+        with Signals():  # as the door does
+            ranks.prepare(rank)
+            if ranks.root is not None:
+                watch_me(channel)
+            ranks.task(ranks.config)
         code = 0
     except (ValueError, OSError) as error:  # as the doors do
         print(f"error: {one_sentence(error)}", flush=True)  # noqa: T201

@@ -98,9 +98,12 @@ class Checkpoints:
 
     def _make_room(self, aside: Path) -> None:
         """Clear away what dead runs left, and make the folder to write in."""
+        self._clear()
+        aside.mkdir(parents=True)
+
+    def _clear(self) -> None:
         for left in self.folder.glob(".step_*"):
             shutil.rmtree(left)
-        aside.mkdir(parents=True)
 
     def _write_mine(self, aside: Path, pieces: list[Piece]) -> tuple[str, str]:
         aside.mkdir(exist_ok=True)  # over a network, another machine may not see it yet
@@ -181,9 +184,11 @@ class Checkpoints:
                 f"checkpoint {folder} was written by an earlier version of this project: finish the run with that one, "
                 f"or start a new run from its weights (init_from={self.folder.parent} run_dir=…)"
             )
-        if self.ranks.is_first and pointed != name:
-            with suppress(OSError):  # for people; no run depends on it
-                write_atomically(self.folder / LATEST, name)
+        if self.ranks.is_first:
+            with suppress(OSError):  # no run depends on it
+                self._clear()  # now: a run that is done saves no more
+                if pointed != name:
+                    write_atomically(self.folder / LATEST, name)
         return folder
 
 

@@ -178,6 +178,14 @@ def test_a_checkpoint_of_the_earlier_version_is_refused_with_the_mend(checkpoint
         checkpoints.newest()
 
 
+def test_what_dead_runs_left_is_cleared_by_a_run_that_goes_on_and_saves_no_more(checkpoints: Checkpoints) -> None:
+    save(checkpoints, 1)
+    for name in (".step_00000002.new", ".step_00000000.old"):
+        (checkpoints.folder / name).mkdir()
+    newest(checkpoints)
+    assert held(checkpoints) == [LATEST, "step_00000001"]
+
+
 def test_what_dead_runs_left_is_cleared_by_the_next_save(checkpoints: Checkpoints) -> None:
     save(checkpoints, 1)
     for name in (".step_00000002.new", ".step_00000000.old"):
