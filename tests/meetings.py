@@ -44,6 +44,7 @@ JOBS: dict[str, list[str]] = {
 def run(name: str, folder: Path, rank: int) -> dict[str, Any]:
     """One job, and what it leaves."""
     overrides = [*SMALL, "steps=2", "sample_every=0", "validate_every=0", *JOBS[name], f"run_dir={folder / name}"]
+    overrides += [f"run_dir={folder / name}_{rank}"] if name == "sharded" and rank == 1 else []  # rank 0 decides
     overrides += ["optimizer.lr=0.5"] if name == "unlike" and rank == 1 else []
     display, models, made, fit = Silent(), list[weakref.ref[PixArt]](), training.model, training.fit
 

@@ -98,7 +98,8 @@ def _facts(config: Config, accelerator: Accelerator) -> dict[str, str]:
     """What must be alike on all ranks."""
     about: dict[str, Any] = environment(accelerator.num_processes, accelerator.device)
     facts = {"commit": about["commit"], "python": about["python"], **about["packages"]}
-    return {key: str(value) for key, value in {**facts, **flatten(config.model_dump(mode="json"))}.items()}
+    keys = flatten(config.model_dump(mode="json", exclude={"run_dir"}))  # which rank 0 decides
+    return {key: str(value) for key, value in {**facts, **keys}.items()}
 
 
 def _bytes_of_sample(data: RunData, k: int, rank: int) -> int:

@@ -20,7 +20,7 @@ from pixart.formats.handoff import hand_off
 from pixart.formats.positions import Told
 from pixart.formats.table import format_table
 from pixart.models.dit import PixArt
-from pixart.training.launch import launched
+from pixart.training.launch import launched, told_by_first
 from pixart.training.log import Display
 from pixart.training.loop import Learner, fit
 from pixart.training.run_directory import RunDirectory
@@ -58,7 +58,7 @@ def run_training(config: Config, make_display: Callable[[bool], Display]) -> End
         ) as accelerator,
     ):
         # All that it held is free when the processes part.
-        return _train(config, accelerator, sharding, path, make_display, signals)
+        return _train(config, accelerator, sharding, told_by_first(path), make_display, signals)
 
 
 def _train(

@@ -46,6 +46,7 @@ def test_after_2_failed_jobs_the_next_2_are_whole(told: list[dict[str, Any]]) ->
         assert [rank[job]["raised"] for rank in told] == [None, None]
         steps = [json.loads(line)["step"] for line in (folder / job / "metrics.jsonl").read_text().splitlines()]
         assert max(steps) == 2
+        assert not (folder / f"{job}_1").exists()  # where rank 1 would have gone
         assert (folder / job / "checkpoints" / "latest").read_text().strip() == "step_00000002"
 
 
