@@ -22,7 +22,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is {kind_of(path)} and no file: give the path of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = _beside(path)
     try:
         yield aside
@@ -37,7 +37,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 def folder_aside(path: Path) -> Iterator[Path]:
     """The same for a new folder, made empty; ``ValueError`` if something lies at ``path`` already."""
     refuse_taken(path, folder=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = _beside(path)
     aside.mkdir()
     try:
@@ -74,6 +74,14 @@ def kind_of(path: Path) -> str:
     """What lies at ``path``, in words."""
     kinds = {"a link": path.is_symlink(), "a file": path.is_file(), "a folder": path.is_dir(), "a pipe": path.is_fifo()}
     return next((kind for kind, true in kinds.items() if true), "a device")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if need be, and see that the names of new ones are on the disk."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        flush(folder.parent)
 
 
 def flush(path: Path) -> None:

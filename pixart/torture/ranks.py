@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
+import torch
+
 from pixart.build.training import run_training
 from pixart.config import Config
 from pixart.door import one_sentence
@@ -194,6 +196,9 @@ def _become(ranks: Ranks, rank: int, port: int, channel: socket.socket) -> None:
         os.dup2(out, 2)
         # Anew: what the parent had not printed yet is none of ours.
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        torch.set_num_threads(
+            1
+        )  # by the only thread: the first call in a fork makes its pool anew, and none may race it
         if ranks.world_size > 1:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             values = (rank, rank, ranks.world_size, ranks.world_size, "127.0.0.1", port)

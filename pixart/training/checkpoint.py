@@ -99,7 +99,10 @@ class Checkpoints:
     def _make_room(self, aside: Path) -> None:
         """Clear away what dead runs left, and make the folder to write in."""
         self._clear()
+        is_new = not self.folder.exists()
         aside.mkdir(parents=True)
+        if is_new:
+            flush(self.folder.parent)  # or a power cut would take all checkpoints with it
 
     def _clear(self) -> None:
         for left in self.folder.glob(".step_*"):

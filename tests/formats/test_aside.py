@@ -70,3 +70,14 @@ def test_what_2_dead_writers_left_is_cleared_away_and_what_a_live_one_writes_is_
         aside.touch()
     left = {f".out.elsewhere-{platform.node()}.{dead.pid}.partial", f"{stem}.{os.getppid()}.partial", "out"}
     assert {file.name for file in tmp_path.iterdir()} == left
+
+
+def test_the_names_of_2_new_folders_are_on_the_disk_before_what_is_written_in_them(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("pixart.formats.aside.flush", flushed.append)
+    for _ in range(2):  # the second time they are there
+        with written_aside(tmp_path / "a" / "b" / "file") as aside:
+            aside.write_text("content")
+            flushed.append("written")
+    assert set(flushed[: flushed.index("written")]) == {tmp_path, tmp_path / "a"}
+    assert len(flushed) == 2 + 2 * 3  # of each file: its bytes and its name, and the word above

@@ -156,6 +156,7 @@ def _kept(rows: NDArray[np.int64], path: Path | None) -> _Kept:
     aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_dead(path)
         np.save(aside, np.concatenate([rows, np.frombuffer(kept.sha256, dtype=np.int64)]))
         os.replace(aside, path)
     except OSError:  # a folder that is full, or not ours to write
@@ -163,3 +164,21 @@ def _kept(rows: NDArray[np.int64], path: Path | None) -> _Kept:
             aside.unlink()
         return kept
     return _mapped(path, len(rows)) or kept
+
+
+def _clear_dead(path: Path) -> None:
+    """Delete what processes that are no more began to write; one of another machine, taken for dead, does without."""
+    for left in path.parent.glob(f".{path.stem}.*.npy"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

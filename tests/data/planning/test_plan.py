@@ -216,6 +216,17 @@ def test_a_plan_from_the_cache_of_sorted_rows_is_the_same_plan(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_of_2_parts_of_a_cache_that_of_a_dead_process_is_cleared_and_that_of_a_living_one_stays(tmp_path: Path):
+    make_plan([30, 50, 7], order_cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    dead, living = (tmp_path / f".{kept.stem}.{process}.npy" for process in (2**22 + 1, 1))  # beyond any Linux gives
+    for part in (dead, living):
+        part.touch()
+    kept.unlink()
+    make_plan([30, 50, 7], order_cache=tmp_path)
+    assert set(tmp_path.iterdir()) == {kept, living}
+
+
 def test_opening_a_plan_takes_no_more_than_40_bytes_a_sample():
     count = 400_000
     heights, widths = np.random.default_rng(0).integers(100, 900, (2, count), dtype=np.int32)
