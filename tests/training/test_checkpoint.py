@@ -233,7 +233,7 @@ def test_logs_are_on_the_disk_before_the_checkpoint_that_counts_on_them_is_final
     monkeypatch.setattr(checkpoint, "flush", lambda path: [order.append(path.name), flush(path)])
     monkeypatch.setattr(Path, "replace", lambda path, to: [order.append(to.name), replace(path, to)])
     save(made(tmp_path, warnings, logs=logs), 1)
-    assert order[0] == "metrics.jsonl"
+    assert order[:2] == [tmp_path.name, "metrics.jsonl"]  # where the folder of checkpoints is new
     assert order.index("metrics.jsonl") < order.index("step_00000001")
 
 
