@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pixart.build.sweeping import refuse_shared_runs
 from pixart.config import Config, parse
 from pixart.door import door
-from pixart.training.stopping import Signals
+from pixart.training.processes.stopping import Signals
 
 
 class Bar:

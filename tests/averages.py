@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from pixart.batch import Conditioning
 from pixart.models.dit import PixArt
 from pixart.training.ema import Ema
-from pixart.training.sharding import gathered
+from pixart.training.processes.sharding import gathered
 
 RATES = {"decay": 0.9, "warmup": True, "others": [0.5], "power": [0.05, 0.1]}
 

@@ -24,11 +24,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from pixart.training.checkpoint import Checkpoints
-from pixart.training.pieces import Division, PiecesReader
-from pixart.training.ranks import Ranks
-from pixart.training.resumption import read_checkpoint
-from pixart.training.state import joined, load_optimizer_state, optimizer_state, split
+from pixart.training.checkpoints.checkpoint import Checkpoints
+from pixart.training.checkpoints.pieces import Division, PiecesReader
+from pixart.training.checkpoints.resumption import read_checkpoint
+from pixart.training.checkpoints.state import joined, load_optimizer_state, optimizer_state, split
+from pixart.training.processes.ranks import Ranks
 
 LAYOUTS = {"alone": 1, "copies": 2, "shards": 2}  # -> world size
 ODD = {

@@ -27,8 +27,8 @@ from ranks import free_port
 from pixart.build import training
 from pixart.config import Config, parse
 from pixart.models.dit import PixArt
-from pixart.training import launch
-from pixart.training.launch import launched
+from pixart.training.processes import launch
+from pixart.training.processes.launch import launched
 
 JOBS: dict[str, list[str]] = {
     "first": ["+stage=1", "tracker=tensorboard", "deterministic=true", "tf32=true"],

@@ -13,11 +13,11 @@ from pixart.training.ema import Ema
 from pixart.training.faults import Faults
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
-from pixart.training.launcher import launcher
 from pixart.training.loop import Learner, Pace
 from pixart.training.optim import make_optimizer
+from pixart.training.processes.launcher import launcher
+from pixart.training.processes.sharding import Sharding, decided, distributed
 from pixart.training.run_directory import RunDirectory
-from pixart.training.sharding import Sharding, decided, distributed
 from pixart.training.tracking import Averages
 
 

@@ -17,18 +17,19 @@ from pixart.data.buckets import buckets_for
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 from pixart.formats import Weights
+from pixart.formats.aside import write_atomically
 from pixart.sampling.pipeline import Pipeline
-from pixart.training.checkpoint import Checkpoints, write_atomically
+from pixart.training.checkpoints.checkpoint import Checkpoints
+from pixart.training.checkpoints.resumption import Resumption
 from pixart.training.evaluation import Pictures
-from pixart.training.launch import meeting_store
 from pixart.training.ledger import Ledger
 from pixart.training.log import Display, Log
 from pixart.training.loop import Learner
-from pixart.training.ranks import Ranks
-from pixart.training.resumption import Resumption
+from pixart.training.processes.launch import meeting_store
+from pixart.training.processes.ranks import Ranks
+from pixart.training.processes.stopping import Agreement, Signals, Stopping
 from pixart.training.run_directory import RunDirectory
 from pixart.training.snapshots import Snapshots
-from pixart.training.stopping import Agreement, Signals, Stopping
 from pixart.training.tracking import MetricsFile
 from pixart.training.upkeep import Cadence, Upkeep
 

@@ -11,7 +11,7 @@ from pixart.build.reading import RunData
 from pixart.config import Config
 from pixart.data.planning.report import BucketReport
 from pixart.training.loop import Learner
-from pixart.training.room import Room, in_words
+from pixart.training.processes.room import Room, in_words
 
 WIDTH = 110
 

@@ -11,10 +11,10 @@ from pixart.build.outlook import Rows, as_table, data_rows, disk_row, model_rows
 from pixart.build.reading import RunData
 from pixart.config import Config, flatten
 from pixart.data.cuts import Cut
-from pixart.training.launch import named
 from pixart.training.log import Display
 from pixart.training.loop import Learner
-from pixart.training.preflight import (
+from pixart.training.processes.launch import named
+from pixart.training.processes.preflight import (
     NUMBERS,
     Place,
     add_up,
@@ -23,11 +23,11 @@ from pixart.training.preflight import (
     places,
     same,
 )
-from pixart.training.ranks import Ranks
-from pixart.training.room import Cadences, Room, check_room, in_words
+from pixart.training.processes.ranks import Ranks
+from pixart.training.processes.room import Cadences, Room, check_room, in_words
+from pixart.training.processes.sharding import local
+from pixart.training.processes.shared_disk import share_disk
 from pixart.training.run_directory import RunDirectory, environment
-from pixart.training.sharding import local
-from pixart.training.shared_disk import share_disk
 
 DISK_PATIENCE = timedelta(minutes=1)  # a network's disk remembers for a while that a file is not there
 AHEAD = 2  # micro-batches that a worker of the loader keeps ready

@@ -20,13 +20,13 @@ from pixart.formats.handoff import hand_off
 from pixart.formats.positions import Told
 from pixart.formats.table import format_table
 from pixart.models.dit import PixArt
-from pixart.training.launch import launched, told_by_first
 from pixart.training.log import Display
 from pixart.training.loop import Learner, fit
+from pixart.training.processes.launch import launched, told_by_first
+from pixart.training.processes.sharding import Sharding
+from pixart.training.processes.shared_disk import untouched
+from pixart.training.processes.stopping import Signals, requeue_file
 from pixart.training.run_directory import RunDirectory
-from pixart.training.sharding import Sharding
-from pixart.training.shared_disk import untouched
-from pixart.training.stopping import Signals, requeue_file
 from pixart.training.tracking import start_tracker
 from pixart.training.upkeep import Upkeep
 

@@ -33,6 +33,12 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that a reader sees the old one or the new one, never a part."""
+    with written_aside(path) as aside:
+        aside.write_text(text)
+
+
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
     """The same for a new folder, made empty; ``ValueError`` if something lies at ``path`` already."""

@@ -18,7 +18,7 @@ from pixart.torture.cases import Case
 from pixart.torture.comparison import EndState, end_state
 from pixart.torture.phases import PHASES, Phases
 from pixart.torture.ranks import Ended, Ranks
-from pixart.training.stopping import requeue_file
+from pixart.training.processes.stopping import requeue_file
 
 _LOOK_EVERY = 0.001  # seconds
 _VISITS = 4  # a phase is struck at one of its first so many visits after a start

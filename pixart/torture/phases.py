@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 import pixart.training.loop as loop
 import pixart.training.upkeep as upkeep
+from pixart.training.checkpoints.resumption import Resumption
 from pixart.training.evaluation import Pictures
 from pixart.training.log import Log
-from pixart.training.resumption import Resumption
 from pixart.training.snapshots import Snapshots
 
 # Where a phase begins and ends: a function, by its owner and name. "start-up" is what comes before the first of them.

@@ -22,7 +22,7 @@ from pixart.config import Config
 from pixart.door import one_sentence
 from pixart.torture.operations import Operation, operation, write_half
 from pixart.torture.syscalls import answer, receive, watch_me
-from pixart.training.stopping import Signals
+from pixart.training.processes.stopping import Signals
 
 Verdict = Literal["go on", "kill", "kill halfway"] | int  # a number: the operation fails with that errno
 Judge = Callable[[Operation], Verdict]

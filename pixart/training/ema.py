@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pixart.formats.profiles import Exponential, Power, Profile
-from pixart.training.sharding import is_sharded, local, plain
+from pixart.training.processes.sharding import is_sharded, local, plain
 
 
 class Ema:

@@ -12,7 +12,7 @@ from pixart.batch import Batch
 from pixart.training.guard import first_bad_module
 from pixart.training.ledger import Ledger
 from pixart.training.loop import Learner, micro_loss
-from pixart.training.sharding import is_sharded, plain
+from pixart.training.processes.sharding import is_sharded, plain
 from pixart.training.tracking import MetricsFile
 
 

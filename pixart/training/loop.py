@@ -18,7 +18,7 @@ from pixart.training.faults import Faults
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
 from pixart.training.optim import learning_rate, set_learning_rate, skip_if
-from pixart.training.sharding import gathered, unsynced
+from pixart.training.processes.sharding import gathered, unsynced
 from pixart.training.tracking import Averages
 
 

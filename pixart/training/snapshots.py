@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pixart.formats.snapshot import write_snapshot
 from pixart.training.loop import Learner
+from pixart.training.processes.sharding import gathered
 from pixart.training.run_directory import RunDirectory
-from pixart.training.sharding import gathered
 
 
 @dataclass

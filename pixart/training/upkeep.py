@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pixart.batch import Batch
+from pixart.training.checkpoints.resumption import Resumption
 from pixart.training.evaluation import Pictures, validate
 from pixart.training.log import Log
 from pixart.training.loop import Learner
-from pixart.training.resumption import Resumption
+from pixart.training.processes.stopping import Stopping
 from pixart.training.run_directory import RunDirectory
 from pixart.training.snapshots import Snapshots
-from pixart.training.stopping import Stopping
 
 
 @dataclass(frozen=True)

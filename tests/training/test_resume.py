@@ -12,7 +12,7 @@ import torch
 from miniature import SMALL
 
 from pixart.formats.snapshot import find_snapshot, read_snapshot
-from pixart.training.resumption import read_checkpoint
+from pixart.training.checkpoints.resumption import read_checkpoint
 
 TIMED = {"images_per_second", "data_wait", "memory"}
 STAGES = (1, 2, 3)

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-from pixart.training.launch import named
-from pixart.training.preflight import everywhere
-from pixart.training.ranks import Ranks
+from pixart.training.processes.launch import named
+from pixart.training.processes.preflight import everywhere
+from pixart.training.processes.ranks import Ranks
 
 TOKENS = ".preflight"
 

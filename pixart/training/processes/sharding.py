@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from pixart.models.dit import PixArt
-from pixart.training.launcher import FILE, Launcher
+from pixart.training.processes.launcher import FILE, Launcher
 
 Kind = Literal["none", "shard_grad_op", "full_shard", "hybrid_shard"]
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pixart.training.background import Background
+from pixart.training.checkpoints.background import Background
 
 
 def test_work_beside_goes_on_while_its_caller_does_and_in_line_it_is_done_at_once() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pixart.training.background import Background
-from pixart.training.checkpoint import STATE, Checkpoints
-from pixart.training.host_copy import Copied, HostCopy
+from pixart.training.checkpoints.background import Background
+from pixart.training.checkpoints.checkpoint import STATE, Checkpoints
+from pixart.training.checkpoints.host_copy import Copied, HostCopy
+from pixart.training.checkpoints.pieces import Division, PiecesReader
+from pixart.training.checkpoints.state import joined, places, restore, split, state_of
 from pixart.training.loop import Learner
-from pixart.training.pieces import Division, PiecesReader
-from pixart.training.state import joined, places, restore, split, state_of
 
 
 class Resumption:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pixart.training.host_copy import HostCopy
-from pixart.training.pieces import KINDS, Division, Piece, PiecesReader, write_pieces
-from pixart.training.ranks import Ranks
+from pixart.training.checkpoints.host_copy import HostCopy
+from pixart.training.checkpoints.pieces import KINDS, Division, Piece, PiecesReader, write_pieces
+from pixart.training.processes.ranks import Ranks
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(lambda s: s != "__metadata__")
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
@@ -25,7 +25,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=3)
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "layouts.py"), str(tmp_path_factory.mktemp("layouts"))],
+        [sys.executable, str(Path(__file__).parents[2] / "layouts.py"), str(tmp_path_factory.mktemp("layouts"))],
         text=True,
         capture_output=True,
         timeout=280,

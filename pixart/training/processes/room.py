@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pixart.training.ranks import Ranks
+from pixart.training.processes.ranks import Ranks
 
 
 class Cadences(NamedTuple):

@@ -13,7 +13,7 @@ import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import ranks
 import torch
@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from pixart.training.sharding import gathered, local, unsynced
+from pixart.training.processes.sharding import gathered, local, unsynced
 
 
 def scaled_updates(rank: int) -> list[dict[str, object]]:

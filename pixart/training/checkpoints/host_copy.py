@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pixart.training.pieces import Piece
+from pixart.training.checkpoints.pieces import Piece
 
 
 class Copied(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pixart.training.checkpoints.pieces import Stored
 from pixart.training.loop import Learner, Progress
-from pixart.training.pieces import Stored
 
 _OPTIMIZER = ("optimizer", "state")
 

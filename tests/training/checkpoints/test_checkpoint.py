@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixart.training import checkpoint, manifest, pieces
-from pixart.training.checkpoint import LATEST, STATE, Checkpoints
-from pixart.training.manifest import MANIFEST
-from pixart.training.pieces import Division
-from pixart.training.ranks import Ranks
-from pixart.training.resumption import read_checkpoint
+from pixart.training.checkpoints import checkpoint, manifest, pieces
+from pixart.training.checkpoints.checkpoint import LATEST, STATE, Checkpoints
+from pixart.training.checkpoints.manifest import MANIFEST
+from pixart.training.checkpoints.pieces import Division
+from pixart.training.checkpoints.resumption import read_checkpoint
+from pixart.training.processes.ranks import Ranks
 
 TENSORS = "rank_00000.safetensors"
 

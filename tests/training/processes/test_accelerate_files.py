@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pixart.training.launcher import Launcher, read_launcher
+from pixart.training.processes.launcher import Launcher, read_launcher
 
-FILES = Path(__file__).parents[2] / "configs" / "accelerate"
+FILES = Path(__file__).parents[3] / "configs" / "accelerate"
 
 
 def launched(name: str) -> Namespace:

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pixart.formats.aside import flush, written_aside
-from pixart.training.manifest import problem_of, write_flushed, write_manifest
-from pixart.training.pieces import Piece, write_pieces
-from pixart.training.ranks import Ranks
+from pixart.formats.aside import flush, write_atomically
+from pixart.training.checkpoints.manifest import problem_of, write_flushed, write_manifest
+from pixart.training.checkpoints.pieces import Piece, write_pieces
+from pixart.training.processes.ranks import Ranks
 
 STATE, LATEST = "state.json", "latest"
 EARLIER_STATE = "state.pt"  # what the first version of this project wrote
@@ -24,12 +24,6 @@ class _Failure(NamedTuple):
 
     reason: str
     is_full: bool
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees the old one or the new one, never a part."""
-    with written_aside(path) as aside:
-        aside.write_text(text)
 
 
 class Checkpoints:

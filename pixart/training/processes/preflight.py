@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 
-from pixart.training.launch import named
-from pixart.training.ranks import Ranks
+from pixart.training.processes.launch import named
+from pixart.training.processes.ranks import Ranks
 
 NUMBERS = 1 << 22  # float32: 16 MiB, about what DDP sends at a time
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pixart.training.launcher import Launcher, read_launcher
-from pixart.training.sharding import Sharding, decided
+from pixart.training.processes.launcher import Launcher, read_launcher
+from pixart.training.processes.sharding import Sharding, decided
 
 FSDP = {
     "WORLD_SIZE": "8",

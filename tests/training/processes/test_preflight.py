@@ -14,11 +14,11 @@ import torch
 from miniature import Silent, small
 
 from pixart.build.training import run_training
-from pixart.training import preflight, room
-from pixart.training.preflight import enough_of_machine, everywhere, places, same
-from pixart.training.ranks import Ranks
-from pixart.training.room import Cadences, Room, check_room, in_words
-from pixart.training.shared_disk import share_disk, untouched
+from pixart.training.processes import preflight, room
+from pixart.training.processes.preflight import enough_of_machine, everywhere, places, same
+from pixart.training.processes.ranks import Ranks
+from pixart.training.processes.room import Cadences, Room, check_room, in_words
+from pixart.training.processes.shared_disk import share_disk, untouched
 
 SOON = timedelta(seconds=0.3)
 

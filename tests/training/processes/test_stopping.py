@@ -21,9 +21,9 @@ from torch.distributed import HashStore, PrefixStore
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from pixart.build.training import run_training
-from pixart.training.checkpoint import Checkpoints
-from pixart.training.resumption import read_checkpoint
-from pixart.training.stopping import LOOK_EVERY, SIGNALS, Agreement, Signals
+from pixart.training.checkpoints.checkpoint import Checkpoints
+from pixart.training.checkpoints.resumption import read_checkpoint
+from pixart.training.processes.stopping import LOOK_EVERY, SIGNALS, Agreement, Signals
 
 
 class Turns:
@@ -300,7 +300,7 @@ def signalled(*runs: tuple[str, int | None, list[tuple[int, str]]]) -> list[floa
         for folder, at, signals in runs
     ]
     finished = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "signalled.py")],
+        [sys.executable, str(Path(__file__).parents[2] / "signalled.py")],
         input=json.dumps(wanted),
         text=True,
         capture_output=True,

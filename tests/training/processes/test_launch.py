@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pixart.training.launch import named
+from pixart.training.processes.launch import named
 
 JOBS = ("first", "failed", "one_rank_failed", "sharded", "sharded_again", "only", "unlike")
 WHOLE = ("first", "sharded", "sharded_again")
@@ -20,7 +20,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What happened on each of two ranks (tests/meetings.py), and the folder of it all."""
     folder = tmp_path_factory.mktemp("meetings").resolve()
     finished = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "meetings.py"), str(folder)],
+        [sys.executable, str(Path(__file__).parents[2] / "meetings.py"), str(folder)],
         text=True,
         capture_output=True,
         timeout=280,

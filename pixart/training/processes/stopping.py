@@ -150,7 +150,7 @@ class Stopping:
 
     def ask_to_go_on(self, *, step: int, steps: int) -> None:
         """Write ``requeue``, once all that is needed to go on is safe."""
-        from pixart.training.checkpoint import write_atomically
+        from pixart.formats.aside import write_atomically
 
         asked = {"step": step, "steps": steps, "signal": self.reason, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_atomically(requeue_file(self.run_dir), json.dumps(asked) + "\n")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pixart.training.state import joined, load_optimizer_state, optimizer_state, split
+from pixart.training.checkpoints.state import joined, load_optimizer_state, optimizer_state, split
 
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.integers()), st.integers(0, 3).map(torch.arange)

@@ -1,0 +1,1 @@
+"""Checkpoints: what a run keeps to go on, written beside training and read by any number of processes."""
