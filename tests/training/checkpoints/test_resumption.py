@@ -13,7 +13,8 @@ import torch
 from miniature import Silent, small
 
 from pixart.build.training import run_training
-from pixart.training.checkpoints import checkpoint, loop, pieces
+from pixart.training import loop
+from pixart.training.checkpoints import checkpoint, pieces
 from pixart.training.checkpoints.resumption import Resumption, read_checkpoint
 
 QUICK = ["validate_every=0", "sample_every=0", "snapshot_every=0", "log_every=1", "checkpoint_every=1"]
