@@ -49,8 +49,8 @@ class Ema:
         weights = [local(p).float() for p in model.parameters()]
         for name, profile in self.profiles.items():
             torch._foreach_lerp_(list(self.averages[name].values()), weights, 1.0 - profile.kept(self.updates))
-        for name, buffer in _persistent(model):
-            self.buffers[name].copy_(buffer)
+        for name, buffer in self.buffers.items():
+            buffer.copy_(model.get_buffer(name))
 
     @contextmanager
     def weights(self, model: nn.Module, profile: str | None = None) -> Iterator[nn.Module]:

@@ -4,9 +4,6 @@ The shards are made as tools/prepare.py makes them; two in three samples come fr
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from miniature import SMALL, Silent, composed
 from PIL import Image
+from scripts import run_script
 
 from pixart.build.training import run_training
 from pixart.config import Config, parse
@@ -66,12 +64,7 @@ def flip_a_byte(shards: Path, row: int) -> str:
 
 def launched(*runs: tuple[int, list[str], int | None]) -> None:
     wanted = [dict(zip(("world_size", "overrides", "kill_at"), run, strict=True)) for run in runs]
-    command = [sys.executable, str(ROOT / "tests" / "ranks.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, input=json.dumps(wanted), text=True, capture_output=True, timeout=200, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script("ranks.py", wanted=wanted)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,12 @@
 """Laws of the averaged weights."""
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from miniature import composed
+from scripts import run_script
 from torch import nn
 
 from pixart.config import Config, parse
@@ -157,10 +154,7 @@ def test_5_updates_a_round_trip_and_5_more_are_10_updates_to_the_bit() -> None:
 
 
 def test_on_2_ranks_with_shards_averages_states_and_the_lent_model_are_those_of_1_process_to_the_bit(tmp_path):
-    script = Path(__file__).parents[1] / "averages.py"
-    command, env = [sys.executable, str(script), str(tmp_path / "meeting")], {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script("averages.py", str(tmp_path / "meeting"))
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 """Killed and started again, on one process or two: the same weights, averages and log as if nothing had happened."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from miniature import SMALL
+from scripts import run_script
 
 from pixart.formats.snapshot import find_snapshot, read_snapshot
 from pixart.training.checkpoints.resumption import read_checkpoint
@@ -23,16 +21,7 @@ STEPWISE = [*SMALL, "log_every=1", "validate_every=0", "sample_every=0", "snapsh
 
 def launch(*runs: tuple[int, list[str], int | None]) -> None:
     wanted = [dict(zip(("world_size", "overrides", "kill_at"), run, strict=True)) for run in runs]
-    finished = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "ranks.py")],
-        input=json.dumps(wanted),
-        text=True,
-        capture_output=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    run_script("ranks.py", wanted=wanted)
 
 
 def log_of(run_dir: Path) -> list[dict[str, Any]]:

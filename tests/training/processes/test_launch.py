@@ -1,13 +1,10 @@
 """Jobs one after another on the same two processes: what one does, fails at or holds is nothing to the next."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import run_script
 
 from pixart.training.processes.launch import named
 
@@ -19,15 +16,7 @@ WHOLE = ("first", "sharded", "sharded_again")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What happened on each of two ranks (tests/meetings.py), and the folder of it all."""
     folder = tmp_path_factory.mktemp("meetings").resolve()
-    finished = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[2] / "meetings.py"), str(folder)],
-        text=True,
-        capture_output=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    run_script("meetings.py", str(folder))
     return [{"folder": folder, **json.loads((folder / f"rank_{rank}.json").read_text())} for rank in range(2)]
 
 

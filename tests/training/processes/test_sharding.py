@@ -1,15 +1,13 @@
 """Sharded or copied, on one process, two or four: the same learning rates, losses, gradients, averages and pictures."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import run_script
 
 HERE = Path(__file__).parent
 STAGES = (1, 2, 3)
@@ -62,16 +60,7 @@ def run(name: str, stage: int, run_dir: Path, *more: str) -> dict[str, Any]:
 
 
 def launch(root: Path, *wanted: dict[str, Any]) -> None:
-    finished = subprocess.run(
-        [sys.executable, str(HERE / "shards.py"), str(root)],
-        input=json.dumps(wanted),
-        text=True,
-        capture_output=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    run_script("shards.py", str(root), wanted=wanted)
 
 
 def logged(run_dir: Path, *keys: str) -> list[list[float]]:

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -17,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miniature import SMALL, Silent, small
+from scripts import run_script
 from torch.distributed import HashStore, PrefixStore
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
@@ -299,17 +298,7 @@ def signalled(*runs: tuple[str, int | None, list[tuple[int, str]]]) -> list[floa
         dict(zip(keys, (["+stage=1", *LONG, f"run_dir={folder}"], at, signals), strict=True))
         for folder, at, signals in runs
     ]
-    finished = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[2] / "signalled.py")],
-        input=json.dumps(wanted),
-        text=True,
-        capture_output=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return json.loads(finished.stdout.splitlines()[-1])
+    return json.loads(run_script("signalled.py", wanted=wanted).splitlines()[-1])
 
 
 def log_of(run_dir: Path) -> list[dict[str, Any]]:
