@@ -132,7 +132,7 @@ def _iterated(dataset: "_Carrying", order: Iterator[Cut], num_workers: int, pin_
         pin_memory=pin_memory,
         generator=torch.Generator(),  # or it would draw from the global one
     )
-    with held_back():
+    with held_back(tracked=num_workers > 0 and start_method != "fork"):
         return iter(loading)
 
 

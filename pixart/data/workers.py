@@ -5,19 +5,25 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 
 _TO_A_JOB = {signal.SIGTERM, signal.SIGUSR1}  # what a cluster sends to every process of a job
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def held_back(*, tracked: bool) -> Iterator[None]:
     """Processes and threads that are started here are born with these signals blocked, and keep them so.
 
     That is also true of the server that forks workers where CUDA is in use: nobody could ask it otherwise.
+
+    Args:
+        tracked: the processes share what multiprocessing's tracker looks after (all but plainly forked ones).
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_A_JOB)
     try:
+        if tracked:
+            resource_tracker.ensure_running()  # which leaves SIGTERM unblocked
+            signal.pthread_sigmask(signal.SIG_BLOCK, _TO_A_JOB)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

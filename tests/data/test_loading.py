@@ -1,7 +1,11 @@
 """Laws of the loader: the same steps for any number of workers, errors as they are, nothing left behind."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
 import threading
+from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
@@ -166,3 +170,65 @@ def test_a_source_that_fails_to_look_ahead_is_no_error_until_it_is_read(
 
     monkeypatch.setattr(examples.source, "fetch_ahead", fails)
     assert len(list(loader(examples, range(3), num_workers=0, ahead=1, **LOADING))) == 3
+
+
+# Signals.
+
+
+def sent_by_another(number: signal.Signals, *processes: int) -> None:
+    subprocess.run(["kill", f"-{number.value}", *map(str, processes)], check=True)
+
+
+def workers_of(others: set) -> list:
+    return sorted(set(multiprocessing.active_children()) - others, key=lambda process: process.pid)
+
+
+def test_2_workers_survive_signals_to_the_whole_job_and_make_the_batches_that_they_owe(examples: Examples):
+    others = set(multiprocessing.active_children())
+    steps = loader(examples, range(12), num_workers=2, **LOADING)
+    read = [fields(batch) for batch in next(steps).batches]
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        sent_by_another(number, *(worker.pid for worker in workers_of(others)))
+        read += [fields(batch) for batch in next(steps).batches]
+    assert all(worker.is_alive() for worker in workers_of(others))
+    read += [fields(batch) for step in steps for batch in step.batches]
+    assert read == [fields(b) for s in loader(examples, range(12), num_workers=0, **LOADING) for b in s.batches]
+
+
+def test_a_worker_that_outlived_a_signal_to_the_job_ends_in_1_s_when_its_parent_says_so(examples: Examples):
+    others = set(multiprocessing.active_children())
+    steps = loader(examples, range(100_000), num_workers=1, **LOADING)
+    next(next(steps).batches)
+    (worker,) = workers_of(others)
+    sent_by_another(signal.SIGTERM, worker.pid)
+    sleep(0.1)
+    worker.terminate()
+    worker.join(timeout=1)
+    assert worker.exitcode == 0
+    steps.close()
+
+
+def test_no_signal_is_held_back_in_this_process_once_the_workers_run(examples: Examples):
+    steps = loader(examples, range(3), num_workers=1, **LOADING)
+    next(steps)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM, signal.SIGUSR1}
+    steps.close()
+
+
+def descendants(process: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{process}/task").iterdir()
+                for child in (task / "children").read_text().split()]  # fmt: skip
+    return [*children, *(further for child in children for further in descendants(child))]
+
+
+def test_beside_cuda_the_server_that_forks_the_workers_survives_them_too(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = [fields(b) for s in loader(examples, range(12), num_workers=0, **LOADING) for b in s.batches]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    steps = loader(examples, range(12), num_workers=1, **LOADING)
+    read = [fields(batch) for batch in next(steps).batches]
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        sent_by_another(number, *descendants(os.getpid()))
+    sleep(0.1)
+    assert read + [fields(batch) for step in steps for batch in step.batches] == wanted
