@@ -132,12 +132,16 @@ def test_a_request_of_an_earlier_start_does_not_bring_back_a_run_that_cannot_beg
     assert slurm.calls == []
 
 
-def test_a_signal_to_the_batch_shell_does_not_keep_it_from_requeueing(slurm: Slurm) -> None:
-    asks = 'kill -TERM "$PPID_OF_SHELL"; kill -USR1 "$PPID_OF_SHELL"; mkdir -p x; echo asked > x/requeue'
+@pytest.mark.parametrize(("name", "code", "calls"), [("USR1", 0, ["requeue 1234567"]), ("TERM", 143, [])])
+def test_a_batch_shell_that_is_warned_too_requeues_and_one_whose_job_is_cancelled_does_not(
+    slurm: Slurm, name: str, code: int, calls: list[str]
+) -> None:
+    asks = f'kill -{name} "$PPID_OF_SHELL"; mkdir -p x; echo asked > x/requeue'
     script = slurm.folder / "tools" / "slurm" / "train_and_requeue.sh"
     script.write_text(f"export PPID_OF_SHELL=$$\n{script.read_text()}")
-    slurm.sbatch("one_node.sbatch", "run_dir=x", python=asks, tasks=1)
-    assert slurm.calls == ["requeue 1234567"]
+    ended = slurm.sbatch("one_node.sbatch", "run_dir=x", python=asks, tasks=1)
+    assert (ended.returncode, slurm.calls) == (code, calls)
+    assert ("submit the same command with run_dir=x to go on" in ended.stdout) == (name == "TERM")
 
 
 @pytest.mark.slow
