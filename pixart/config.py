@@ -362,7 +362,7 @@ def _sentence(problem: Any) -> str:
     unions = {"gaussian", "flow", "shards", "shapes"}  # pydantic names the branch it took; the user did not type it
     # Nor did the user type the types that pydantic tried on a value.
     path = ".".join(
-        str(part) for part in problem["loc"] if part not in unions and not re.search(r"\[|^str$", str(part))
+        str(part) for part in problem["loc"] if part not in unions and not re.search(r"\[|^(str|bool)$", str(part))
     )
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{path}'"

@@ -60,10 +60,16 @@ class Upkeep:
         done = step >= learner.pace.steps
         if step != self.looked_after:
             self._do(learner, done)
+        elif done and step and self.cadence.snapshot and self._lacks_snapshot(step):
+            self.snapshots.write(learner)  # stopped, or saved on its way, at what has now become the last step
         if done or not self.stopping.due(step):
             return done
         self._stop(learner)
         return True
+
+    def _lacks_snapshot(self, step: int) -> bool:
+        """As the first process sees it: all must think alike."""
+        return self.resumption.checkpoints.ranks.from_first(not self.directory.snapshot(step).exists())
 
     def _do(self, learner: Learner, done: bool) -> None:
         step = learner.progress.step

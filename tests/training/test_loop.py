@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def test_a_finished_run_is_left_alone_and_more_steps_go_on_from_it(tmp_path: Pat
     assert (tmp_path / "metrics.jsonl").read_text() == before
     run(1, tmp_path, "steps=4")
     assert logged(tmp_path, "step")[-1] == 4
+
+
+def test_a_run_shortened_to_its_last_checkpoint_still_leaves_a_snapshot_of_it(tmp_path: Path) -> None:
+    run(1, tmp_path, "steps=3", "checkpoint_every=2", "keep_checkpoints=2", "snapshot_every=0")
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000003")  # as if it had been killed after step 2
+    run(1, tmp_path, "steps=2", "snapshot_every=5")
+    assert find_snapshot(tmp_path).name == "step_00000002.safetensors"
 
 
 def test_a_resume_with_another_configuration_names_the_keys(tmp_path: Path) -> None:
