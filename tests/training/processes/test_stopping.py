@@ -177,8 +177,12 @@ def test_a_thread_that_is_not_the_main_one_changes_0_handlers() -> None:
 
 
 def test_ctrl_c_interrupts_before_and_after_the_undisturbed_part_and_not_in_it() -> None:
-    with Signals() as signals:
-        with signals.undisturbed():
-            os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with Signals() as signals:
+            with signals.undisturbed():
+                os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
