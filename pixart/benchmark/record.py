@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
 
 def write_record(path: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``path`` as JSON, whole or not at all."""
-    from pixart.formats.aside import written_aside
+    from pixart.aside import written_aside
 
     with written_aside(path) as aside:
         aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 
+from pixart.aside import write_atomically
 from pixart.build.reading import RunData
 from pixart.config import Config, binding
 from pixart.data.buckets import buckets_for
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 from pixart.formats import Weights
-from pixart.formats.aside import write_atomically
 from pixart.sampling.pipeline import Pipeline
 from pixart.training.checkpoints.checkpoint import Checkpoints
 from pixart.training.checkpoints.resumption import Resumption

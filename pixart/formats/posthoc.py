@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pixart.formats.aside import refuse_taken, refuse_unwritable
+from pixart.aside import refuse_taken, refuse_unwritable
 from pixart.formats.profile_fit import Fit, Tracked, fit
 from pixart.formats.profiles import Power, Profile
 from pixart.formats.snapshot import read_snapshot, write_snapshot

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from pixart.formats.aside import written_aside
+from pixart.aside import written_aside
 from pixart.formats.table import plain
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense

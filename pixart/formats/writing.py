@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pixart.aside import folder_aside, refuse_taken, refuse_unwritable, written_aside
 from pixart.formats import released
-from pixart.formats.aside import folder_aside, refuse_taken, refuse_unwritable, written_aside
 from pixart.formats.diffusers_folder import diffusers_config, write_diffusers
 from pixart.formats.official import Y_EMBEDDING, to_official
 from pixart.formats.pipeline_folder import write_beside

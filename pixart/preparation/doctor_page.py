@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pixart.formats.aside import written_aside
+from pixart.aside import written_aside
 from pixart.preparation.doctor import Examination
 from pixart.preparation.doctor_tables import plots, tables
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pixart.aside import kind_of, refuse_unwritable, written_aside
 from pixart.data.storage.quarantine import read_quarantine
-from pixart.formats.aside import kind_of, refuse_unwritable, written_aside
 from pixart.preparation.doctor import Examination
 
 

@@ -71,7 +71,7 @@ def extract(source: Source, out: Path, *, encoders: Encoders, workers: int, shar
 
 def _claim(out: Path, job: dict[str, Any]) -> None:
     """See that ``out`` is for this very job: an index or a tar of another one would be taken for finished work."""
-    from pixart.formats.aside import written_aside  # seconds, with the formats around it
+    from pixart.aside import written_aside  # seconds, with the formats around it
 
     file = out / _WORK / _JOB
     with _locked(out):
@@ -89,7 +89,7 @@ def _claim(out: Path, job: dict[str, Any]) -> None:
 def _write_shard(out: Path, shard: int, samples: Iterator[Prepared | tuple[str, str]], encoders: Encoders) -> None:
     from webdataset import TarWriter
 
-    from pixart.formats.aside import written_aside
+    from pixart.aside import written_aside
 
     skipped: dict[str, str] = {}
     count = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pixart.formats.aside import write_atomically
+from pixart.aside import write_atomically
 
 TRAINING = "training"
 

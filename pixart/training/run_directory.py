@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from pixart.formats.aside import write_atomically
+from pixart.aside import write_atomically
 
 LOCK_PATIENCE = 20.0  # seconds: ranks of a killed launcher need a moment to notice that they are alone
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pixart.formats.aside import write_atomically
+from pixart.aside import write_atomically
 
 
 class Averages:

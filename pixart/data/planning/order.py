@@ -1,14 +1,14 @@
 """The rows of all parts sorted by part and bucket, held once: in memory, or in a file that processes share."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pixart.aside import written_aside
 
 _SHA256_WORDS = 4  # of 64 bits; they follow the rows in a file
 
@@ -153,32 +153,9 @@ def _kept(rows: NDArray[np.int64], path: Path | None) -> _Kept:
     kept = _Kept(rows, hashlib.sha256(rows.data).digest())
     if path is None:
         return kept
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_dead(path)
-        np.save(aside, np.concatenate([rows, np.frombuffer(kept.sha256, dtype=np.int64)]))
-        os.replace(aside, path)
-    except OSError:  # a folder that is full, or not ours to write
-        with suppress(OSError):
-            aside.unlink()
+        with written_aside(path) as aside, aside.open("wb") as file:
+            np.save(file, np.concatenate([rows, np.frombuffer(kept.sha256, dtype=np.int64)]))
+    except (OSError, ValueError):  # a folder that is full, not ours to write, or lies there instead
         return kept
     return _mapped(path, len(rows)) or kept
-
-
-def _clear_dead(path: Path) -> None:
-    """Delete what processes that are no more began to write; one of another machine, taken for dead, does without."""
-    for left in path.parent.glob(f".{path.stem}.*.npy"):
-        number = left.name.split(".")[-2]
-        if number.isdecimal() and not _is_alive(int(number)):
-            left.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True

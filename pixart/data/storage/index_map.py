@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pixart.aside import written_aside
 from pixart.data.storage.index_seal import Hashes
-from pixart.data.storage.index_table import SCHEMA, aside, noted
+from pixart.data.storage.index_table import SCHEMA, noted
 
 _ROWS = 2**18  # held at once
 _PIECE = 2**20  # bytes
@@ -27,7 +28,7 @@ def write_map(parquet: Path, to: Path) -> None:
         folder = Path(name)
         _check(_spread(file, folder), file)
         arrays = [_column(field, file.metadata.num_rows, folder) for field in SCHEMA]
-        with aside(to) as new:
+        with written_aside(to) as new:
             with pa.OSFile(str(new), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
                 writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             checksum = _checksum(new, new.stat().st_size)

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pixart.aside import written_aside
 from pixart.data.storage.index_seal import Hashes, sealed
-from pixart.data.storage.index_table import SCHEMA, aside, digests_of, note
+from pixart.data.storage.index_table import SCHEMA, digests_of, note
 
 _ROWS = 2**18  # held at once
 _REPEATING = ["shard", "height", "width", "captions", "caption_length", "label"]  # smaller with a dictionary
@@ -24,7 +25,7 @@ def merge(parts: Sequence[Path], names: Sequence[str], about: dict[str, Any], ro
     """
     leads = _leads(parts, names)
     hashes, options = Hashes(), {"use_dictionary": _REPEATING, "write_page_checksum": True}
-    with aside(to) as new, pq.ParquetWriter(new, SCHEMA, compression="zstd", **options) as writer:
+    with written_aside(to) as new, pq.ParquetWriter(new, SCHEMA, compression="zstd", **options) as writer:
         for table in _gathered(_placed(parts, names, leads)):
             hashes.update(table)
             writer.write_table(table, row_group_size=_ROWS)

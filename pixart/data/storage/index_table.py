@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pixart.aside import written_aside
 from pixart.data.storage.tars import MEMBERS, Described, describe_tar
 
 INDEX_VERSION = 3
@@ -86,7 +86,7 @@ def make_part(tar: Tar, folder: Path, fetched: Fetched, checksums: bool) -> Part
         contents = describe_tar(local, checksums=checksums)
         size = local.stat().st_size
     part = Part(tar, checksums, size, contents.sha256, len(contents.samples), list(contents.skipped))
-    with aside(path) as new:
+    with written_aside(path) as new:
         table = _table(contents.samples)
         pq.write_table(table.replace_schema_metadata(note({"version": INDEX_VERSION, "part": part})), new)
     return part
@@ -103,17 +103,6 @@ def noted(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise ValueError("the metadata is no object")
     return about
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """Where to write what is then renamed to ``path``, so that it is never there by half."""
-    new = path.with_name(f".{path.name}.{token_hex(8)}")  # other nodes may write there too
-    try:
-        yield new
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _known(path: Path) -> Part | None:

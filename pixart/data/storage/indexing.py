@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pixart.aside import written_aside
 from pixart.data.storage.files import tars_of
 from pixart.data.storage.index_map import write_map
 from pixart.data.storage.index_merge import merge
@@ -27,7 +28,6 @@ from pixart.data.storage.index_table import (
     Part,
     Shard,
     Tar,
-    aside,
     make_part,
     noted,
 )
@@ -191,7 +191,7 @@ def _recorded(parts: Sequence[Part], path: Path) -> Indexed:
     """The account; every skipped sample is written to ``path``, which is taken away where there is none."""
     skipped = Counter[str]()
     first = dict[str, str]()
-    with aside(path) as new, new.open("w", encoding="utf-8") as record:
+    with written_aside(path) as new, new.open("w", encoding="utf-8") as record:
         for part in parts:
             for key, why in part.skipped:
                 name = f"{part.tar.name}: {key}"

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pixart.data.storage.index_table import aside, digests_of
+from pixart.aside import written_aside
+from pixart.data.storage.index_table import digests_of
 
 _FORMAT = "pixart-quarantine"
 _BITS = 20
@@ -80,7 +81,7 @@ def add(path: Path, keys: Mapping[str, str]) -> Quarantine:
     new = Quarantine(old.version + 1, {**keys, **old.keys}, _fingerprint({**keys, **old.keys}))
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"format": _FORMAT, "version": new.version, "keys": new.keys}
-    with aside(path) as file:
+    with written_aside(path) as file:
         file.write_text(json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     return new
 

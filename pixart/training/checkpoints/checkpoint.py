@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pixart.formats.aside import flush, write_atomically
+from pixart.aside import flush, write_atomically
 from pixart.training.checkpoints.manifest import problem_of, write_flushed, write_manifest
 from pixart.training.checkpoints.pieces import Piece, write_pieces
 from pixart.training.processes.ranks import Ranks

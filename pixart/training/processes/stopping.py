@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from pixart.aside import write_atomically
+
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
@@ -150,8 +152,6 @@ class Stopping:
 
     def ask_to_go_on(self, *, step: int, steps: int) -> None:
         """Write ``requeue``, once all that is needed to go on is safe."""
-        from pixart.formats.aside import write_atomically
-
         asked = {"step": step, "steps": steps, "signal": self.reason, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_atomically(requeue_file(self.run_dir), json.dumps(asked) + "\n")
 

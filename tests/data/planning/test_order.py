@@ -2,7 +2,7 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -83,8 +83,8 @@ def test_a_folder_that_cannot_be_written_leaves_the_rows_in_memory(tmp_path: Pat
 def test_a_disk_that_fills_up_leaves_the_rows_in_memory_and_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def full(path: Path, _: np.ndarray) -> None:
-        Path(path).write_bytes(b"half")
+    def full(file: BinaryIO, _: np.ndarray) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)

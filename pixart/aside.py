@@ -1,4 +1,4 @@
-"""Writing so that at a path lies a whole file or folder, or what lay there before."""
+"""Writing so that at a path lies a whole file or folder, or what lay there before: for every floor, from the lowest."""
 
 import glob
 import os

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pixart.formats.aside import folder_aside, refuse_taken, written_aside
+from pixart.aside import folder_aside, refuse_taken, written_aside
 
 
 def put(path: Path, kind: str) -> None:
@@ -74,7 +74,7 @@ def test_what_2_dead_writers_left_is_cleared_away_and_what_a_live_one_writes_is_
 
 def test_the_names_of_2_new_folders_are_on_the_disk_before_what_is_written_in_them(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr("pixart.formats.aside.flush", flushed.append)
+    monkeypatch.setattr("pixart.aside.flush", flushed.append)
     for _ in range(2):  # the second time they are there
         with written_aside(tmp_path / "a" / "b" / "file") as aside:
             aside.write_text("content")
