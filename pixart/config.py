@@ -166,9 +166,9 @@ class Autoencoder(Section):
     dtype: Precision
 
 
-class Optimizer(Section):
-    name: Literal["adamw"]
+class OptimizerSection(Section):
     lr: Rate
+    lr_decay: Literal["none", "linear", "cosine"]
     lr_scaling: Literal["none", "sqrt"]
     betas: tuple[Share, Share]
     eps: Annotated[float, Field(gt=0)]
@@ -176,6 +176,16 @@ class Optimizer(Section):
     decay: Literal["matrices", "every_tensor"]
     warmup_steps: Cadence
     clip_norm: Annotated[float, Field(gt=0)]
+
+
+class AdamW(OptimizerSection):
+    name: Literal["adamw"]
+
+
+class Muon(OptimizerSection):
+    name: Literal["muon"]
+    matrix_lr: Rate
+    momentum: Decay
 
 
 class Ema(Section):
@@ -242,7 +252,7 @@ class Config(Section):
     data: Annotated[ShardsData | ShapesData, Discriminator("kind")]
     text_encoder: TextEncoder | None
     autoencoder: Autoencoder
-    optimizer: Optimizer
+    optimizer: Annotated[AdamW | Muon, Discriminator("name")]
     ema: Ema
     sampling: Sampling
     tracker: Tracker
@@ -282,9 +292,18 @@ class Config(Section):
 
     @property
     def peak_lr(self) -> float:
-        """Learning rate after warm-up; the square-root rule of the official code counts from a batch of 256."""
-        scale = math.sqrt(self.global_batch / 256) if self.optimizer.lr_scaling == "sqrt" else 1.0
-        return self.optimizer.lr * scale
+        """Learning rate after warm-up."""
+        return self.optimizer.lr * self._lr_scale
+
+    @property
+    def peak_matrix_lr(self) -> float | None:
+        """The same of the matrices that Muon moves; None without it."""
+        return self.optimizer.matrix_lr * self._lr_scale if isinstance(self.optimizer, Muon) else None
+
+    @property
+    def _lr_scale(self) -> float:
+        """The square-root rule of the official code counts from a batch of 256."""
+        return math.sqrt(self.global_batch / 256) if self.optimizer.lr_scaling == "sqrt" else 1.0
 
 
 class Draw(Section):
@@ -337,6 +356,7 @@ class EvaluateConfig(Draw):
     weights: str | dict[str, str]
     summary: str | None = Field(alias="json")
     images: str | None
+    sizes: tuple[Size, ...] | None
     per_task: Positive
     started: float | None
 
@@ -359,7 +379,8 @@ def parse(values: dict[str, Any], section: type[S]) -> S:
 
 
 def _sentence(problem: Any) -> str:
-    unions = {"gaussian", "flow", "shards", "shapes"}  # pydantic names the branch it took; the user did not type it
+    # Pydantic names the branch of a union that it took; the user did not type it.
+    unions = {"gaussian", "flow", "shards", "shapes", "adamw", "muon"}
     # Nor did the user type the types that pydantic tried on a value.
     path = ".".join(
         str(part) for part in problem["loc"] if part not in unions and not re.search(r"\[|^(str|bool)$", str(part))
@@ -383,11 +404,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def binding(values: dict[str, Any]) -> dict[str, Any]:
     """The flattened part of a configuration that a resume may not change."""
 
+    flat = flatten(values)
+    # A rate that falls until the last step is another one at every step where there are more of them.
+    may_change = FREE_ON_RESUME - (set() if flat.get("optimizer.lr_decay", "none") == "none" else {"steps"})
+
     def free(key: str) -> bool:
         parts = key.split(".")
-        return any(".".join(parts[:length]) in FREE_ON_RESUME for length in range(1, len(parts) + 1))
+        return any(".".join(parts[:length]) in may_change for length in range(1, len(parts) + 1))
 
-    return {key: value for key, value in flatten(values).items() if not free(key)}
+    return {key: value for key, value in flat.items() if not free(key)}
 
 
 def default_run_dir(config: Config) -> str:

@@ -64,6 +64,14 @@ def test_the_miniature_takes_shards_in_place_of_the_embedded_data() -> None:
     assert (config.data.kind, config.resolution) == ("shards", 32)
 
 
+def test_muon_has_a_rate_of_its_own_which_the_square_root_rule_multiplies_too() -> None:
+    muon = ("+stage=1", "data.root=d", "optimizer=muon", "optimizer.lr_scaling=sqrt")
+    assert parsed(*muon).peak_matrix_lr == pytest.approx(0.02 * 2)
+    assert parsed("+stage=1", "data.root=d").peak_matrix_lr is None
+    with pytest.raises(ValueError, match=r"^unknown key 'optimizer\.momentum'$"):
+        parsed("+stage=1", "data.root=d", "+optimizer.momentum=0.9")
+
+
 def test_the_square_root_rule_multiplies_the_rate_by_the_root_of_the_batch_over_256() -> None:
     assert parsed("+stage=1", "data.root=d").peak_lr == 2e-5
     assert parsed("+stage=1", "data.root=d", "optimizer.lr_scaling=sqrt").peak_lr == pytest.approx(2e-5 * 2)
@@ -193,6 +201,12 @@ def test_the_run_directory_depends_on_what_a_step_computes_and_on_nothing_else()
         assert default_run_dir(parsed("+stage=2", "scale=tiny", free)) == base
     for decisive in ("seed=7", "optimizer.lr=1e-5", "global_batch=16", "data.num_samples=10"):
         assert default_run_dir(parsed("+stage=2", "scale=tiny", decisive)) != base
+
+
+def test_the_number_of_steps_binds_where_the_rate_falls_until_the_last() -> None:
+    for decay, binds in (("none", False), ("linear", True), ("cosine", True)):
+        config = parsed("+stage=2", "scale=tiny", f"optimizer.lr_decay={decay}")
+        assert ("steps" in binding(config.model_dump(mode="json"))) == binds
 
 
 def test_binding_keys_are_the_config_without_what_a_resume_may_change() -> None:

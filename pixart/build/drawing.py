@@ -182,6 +182,7 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
     pipeline, sizes, habits = open_weights(
         weights, precision=asked.precision, text_source=None, autoencoder_source=None
     )
+    drawn = asked.sizes or sizes
     wanted: list[Any]
     if pipeline.text_encoder is None:
         wanted = [i % pipeline.config["num_classes"] for i in range(asked.per_task)]
@@ -193,7 +194,7 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
         prompts=None if pipeline.text_encoder is None else wanted,
         labels=wanted if pipeline.text_encoder is None else None,
         seeds=[asked.seed + i for i in range(len(wanted))],
-        sizes=[sizes[i % len(sizes)] for i in range(len(wanted))],
+        sizes=[drawn[i % len(drawn)] for i in range(len(wanted))],
         **habits.unless(asked)._asdict(),
         guidance_channels="all",
         batch_size=asked.batch_size,

@@ -5,7 +5,7 @@ from accelerate import Accelerator
 
 from pixart.build.parts import objective
 from pixart.build.reading import RunData, read_batches
-from pixart.config import Config
+from pixart.config import Config, Muon
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 from pixart.models.dit import PixArt
@@ -48,11 +48,16 @@ def make_learner(
         objective=objective(config),
         inputs=Inputs(encoder, latents, device=accelerator.device),
         read=lambda k: read_batches(config, accelerator, data.training, k),
-        pace=Pace(config.steps, config.peak_lr, config.optimizer.warmup_steps, config.optimizer.clip_norm),
+        pace=_pace(config),
         guard=Guard(accelerator.device),
         averages=Averages(accelerator),
         faults=Faults(accelerator, directory.path / "bad_samples.jsonl", max_share=config.data.max_bad_share),
     )
+
+
+def _pace(config: Config) -> Pace:
+    section = config.optimizer
+    return Pace(config.steps, section.warmup_steps, section.lr_decay, section.clip_norm)
 
 
 def sharding_of(config: Config) -> Sharding:
@@ -74,5 +79,7 @@ def _prepare(
         eps=section.eps,
         weight_decay=section.weight_decay,
         decay=section.decay,
+        matrix_lr=config.peak_matrix_lr,
+        momentum=section.momentum if isinstance(section, Muon) else 0.0,
     )
     return prepared, accelerator.prepare_optimizer(optimizer)

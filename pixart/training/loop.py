@@ -17,7 +17,7 @@ from pixart.training.ema import Ema
 from pixart.training.faults import Faults
 from pixart.training.guard import Guard
 from pixart.training.inputs import Inputs
-from pixart.training.optim import learning_rate, set_learning_rate, skip_if
+from pixart.training.optim import LrDecay, rate_at, set_learning_rate, skip_if
 from pixart.training.processes.sharding import gathered, unsynced
 from pixart.training.tracking import Averages
 
@@ -36,8 +36,8 @@ class Pace:
     """The numbers of the schedule."""
 
     steps: int
-    peak_lr: float
     warmup_steps: int
+    lr_decay: LrDecay
     clip_norm: float
 
 
@@ -89,7 +89,8 @@ def learn(learner: Learner, step: Step) -> None:
     """One optimizer step: the loss is the sum over the positions of a global batch divided by their number."""
     accelerator, progress, pace = learner.accelerator, learner.progress, learner.pace
     set_learning_rate(
-        learner.optimizer, learning_rate(progress.step, peak=pace.peak_lr, warmup_steps=pace.warmup_steps)
+        learner.optimizer,
+        rate_at(progress.step, steps=pace.steps, warmup_steps=pace.warmup_steps, decay=pace.lr_decay),
     )
     for batch, is_last in _with_last(_waited(learner, step.batches)):
         learner.faults.note(progress.step + 1, batch.faults)

@@ -1,0 +1,57 @@
+"""Muon: orthogonal steps of the matrices, whole or sharded, and a state that comes back."""
+
+import pytest
+import torch
+
+from pixart.training.muon import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 12, 48), (1, 48, 12)])
+def test_singular_values_of_an_orthogonal_step_lie_from_0_6_to_1_3(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrices))
+    assert values[matrices.svd()[1] > 0.1 * matrices.svd()[1].amax()].min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_a_matrix_comes_out_the_same_alone_and_beside_others() -> None:
+    matrices = torch.randn(5, 16, 40)
+    torch.testing.assert_close(orthogonal(matrices)[3:4], orthogonal(matrices[3:4]))
+
+
+def muon_of(parameter: torch.Tensor, **more: float) -> Muon:
+    group = {"params": [parameter], "matrices": True, "momentum": 0.9, "weight_decay": 0.0, **more}
+    return Muon([group], lr=0.1, fused=True)
+
+
+def test_the_first_step_is_the_orthogonal_gradient_times_the_rate_and_the_root_of_rows_per_column() -> None:
+    parameter = torch.zeros(32, 8, requires_grad=True)
+    gradient = torch.randn(32, 8)
+    parameter.grad = gradient.clone()
+    muon_of(parameter).step()
+    torch.testing.assert_close(parameter.detach(), -0.1 * 2.0 * orthogonal(gradient[None])[0])
+
+
+def test_weight_decay_shrinks_a_matrix_by_the_rate_times_the_decay() -> None:
+    parameter = torch.eye(8).requires_grad_()
+    parameter.grad = torch.zeros(8, 8)
+    muon_of(parameter, weight_decay=0.5).step()
+    torch.testing.assert_close(parameter.detach(), torch.eye(8) * 0.95)
+
+
+def test_6_steps_equal_3_and_3_with_the_state_handed_on() -> None:
+    gradients = torch.randn(6, 8, 8)
+
+    def walked(cuts: tuple[int, ...]) -> torch.Tensor:
+        parameter, state, done = torch.eye(8).requires_grad_(), None, 0
+        for length in cuts:
+            optimizer = muon_of(parameter)
+            if state is not None:
+                optimizer.load_state_dict(state)
+            for gradient in gradients[done : done + length]:
+                parameter.grad = gradient.clone()
+                optimizer.step()
+            state, done = optimizer.state_dict(), done + length
+        return parameter.detach()
+
+    assert torch.equal(walked((6,)), walked((3, 3)))
