@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pixart.training.muon import Muon
+from pixart.muon import Muon
 
 LrDecay = Literal["none", "linear", "cosine"]
 _FALLING = {
@@ -52,9 +52,9 @@ def make_optimizer(
     group keeps its own peak under ``peak_lr``.
     """
     groups: dict[str, dict[str, Any]] = {
-        "muon": {"weight_decay": weight_decay, "lr": matrix_lr, "matrices": True, "momentum": momentum},
         "decayed": {"weight_decay": weight_decay, "lr": lr, "matrices": False},
         "spared": {"weight_decay": 0.0, "lr": lr, "matrices": False},
+        "muon": {"weight_decay": weight_decay, "lr": matrix_lr, "matrices": True, "momentum": momentum},
     }
     members: dict[str, list[Tensor]] = {kind: [] for kind in groups}
     for name, parameter in model.named_parameters():

@@ -52,7 +52,7 @@ def test_decay_falls_on_matrices_and_spares_biases_and_tables_unless_told_otherw
 
 def test_muon_takes_the_matrices_of_the_blocks_at_a_rate_of_their_own_that_falls_with_the_others() -> None:
     optimizer = optimizer_of(Named(), matrix_lr=0.5)
-    muon, decayed, spared = optimizer.param_groups
+    decayed, spared, muon = optimizer.param_groups
     assert [p.shape for p in muon["params"]] == [(8, 4)]
     assert [p.shape for p in decayed["params"]] == [(4, 4)]
     set_learning_rate(optimizer, 0.5)

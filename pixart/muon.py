@@ -20,8 +20,9 @@ _SMALLEST = 1e-7  # norm that is divided by
 class Muon(torch.optim.AdamW):
     """Groups with ``matrices=True`` by Muon (``lr``, ``momentum``, ``weight_decay``), the others by fused AdamW.
 
-    A step of a matrix (rows, columns) is orthogonal, times max(1, rows / columns)^0.5 times the rate. Like fused
-    AdamW it reads ``found_inf`` on the device, and changes nothing where that is one.
+    A step of a matrix (rows, columns) is orthogonal, times max(1, rows / columns)^0.5 times the rate; a kernel of a
+    convolution is the matrix that has a row for each channel it gives. As fused AdamW, it reads ``found_inf`` on the
+    device and changes nothing where that is one.
     """
 
     @torch.no_grad()
@@ -42,11 +43,14 @@ class Muon(torch.optim.AdamW):
         bad = getattr(self, "found_inf", None)
         for parameters in _alike(group["params"]):
             nesterov = [self._moved(parameter, group["momentum"], bad) for parameter in parameters]
-            updates = orthogonal(torch.stack([_whole(update) for update in nesterov]))  # (n, rows, columns)
+            updates = orthogonal(torch.stack([_whole(update).flatten(1) for update in nesterov]))  # (n, rows, columns)
             rows, columns = updates.shape[1:]
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for parameter, update in zip(parameters, updates, strict=True):
-                move = rate * _spread(update, parameter) + group["lr"] * group["weight_decay"] * parameter
+                move = (
+                    rate * _spread(update.view(parameter.shape), parameter)
+                    + group["lr"] * group["weight_decay"] * parameter
+                )
                 parameter.sub_(move if bad is None else torch.where(bad.bool(), torch.zeros_like(move), move))
 
     def _moved(self, parameter: Tensor, momentum: float, bad: Tensor | None) -> Tensor:

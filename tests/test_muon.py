@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixart.training.muon import Muon, orthogonal
+from pixart.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 12, 48), (1, 48, 12)])
@@ -55,3 +55,12 @@ def test_6_steps_equal_3_and_3_with_the_state_handed_on() -> None:
         return parameter.detach()
 
     assert torch.equal(walked((6,)), walked((3, 3)))
+
+
+def test_a_kernel_moves_as_the_matrix_of_its_output_channels() -> None:
+    kernel, matrix = torch.zeros(16, 4, 3, 3, requires_grad=True), torch.zeros(16, 36, requires_grad=True)
+    gradient = torch.randn(16, 36)
+    kernel.grad, matrix.grad = gradient.view(16, 4, 3, 3).clone(), gradient.clone()
+    muon_of(kernel).step()
+    muon_of(matrix).step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
