@@ -81,10 +81,12 @@ def as_denoiser(model: nn.Module) -> Denoiser:
     """Their transformer in the signature of ours."""
 
     def denoise(x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        assert cond.tokens is not None
         assert cond.mask is not None
+        dtype = next(model.parameters()).dtype
         output: Tensor = model(
-            x_t,
-            encoder_hidden_states=cond.tokens,
+            x_t.to(dtype),
+            encoder_hidden_states=cond.tokens.to(dtype),
             encoder_attention_mask=cond.mask.long(),
             timestep=t,
             added_cond_kwargs={"resolution": cond.size, "aspect_ratio": cond.aspect_ratio},
