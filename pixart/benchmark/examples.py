@@ -34,31 +34,31 @@ class Examples(NamedTuple):
 
 
 def make_examples(
-    count: int, *, resolution: int, text: Text, dtype: torch.dtype, device: torch.device, seed: int
+    count: int, *, shape: tuple[int, int], text: Text, dtype: torch.dtype, device: torch.device, seed: int
 ) -> Examples:
-    """``count`` squares of ``resolution`` pixels with captions of ``text.mean`` tokens on average, states in ``dtype``.
+    """``count`` square latents of ``shape`` (C, H), captions of ``text.mean`` tokens on average, states in ``dtype``.
 
     Lengths are even between one and as far above the mean; their sum is the mean's to the token.
     """
     rng = torch.Generator().manual_seed(seed)
-    side = resolution // STRIDE
-    lengths = _lengths(count, text, rng)  # (N,)
+    channels, side = shape
+    real = lengths(count, text, rng)  # (N,)
     cond = Conditioning(
         tokens=torch.randn(count, text.longest, text.dim, generator=rng).to(dtype),
-        mask=torch.arange(text.longest) < lengths[:, None],
-        size=torch.full((count, 2), float(resolution)),
+        mask=torch.arange(text.longest) < real[:, None],
+        size=torch.full((count, 2), float(STRIDE * side)),
         aspect_ratio=torch.ones(count, 1),
     )
     return Examples(
-        torch.randn(count, CHANNELS, side, side, generator=rng).to(device),
-        torch.randn(count, CHANNELS, side, side, generator=rng).to(device),
+        torch.randn(count, channels, side, side, generator=rng).to(device),
+        torch.randn(count, channels, side, side, generator=rng).to(device),
         torch.rand(count, dtype=torch.float64, generator=rng).to(device),
         cond.to(device),
-        int(lengths.sum()),
+        int(real.sum()),
     )
 
 
-def _lengths(count: int, text: Text, rng: torch.Generator) -> Tensor:
+def lengths(count: int, text: Text, rng: torch.Generator) -> Tensor:
     """(N,) of mean ``text.mean``: in pairs as far above it as below."""
     spread = min(text.mean - 1, text.longest - text.mean)
     above = torch.randint(0, spread + 1, (count // 2,), generator=rng)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -31,17 +32,24 @@ class Compilation(Section):
 
 def ours(model: Model, case: Case, *, text_dim: int, device: torch.device, **changes: Any) -> PixArt:
     """A model of ``model``'s and ``case``'s shape but for ``changes``."""
-    known = inspect.signature(PixArt).parameters
-    shape = {name: value for name, value in model.model_dump().items() if name in known}
-    shape |= {name: value for name, value in case.model_dump().items() if name in known}
+    shape = known(model.model_dump()) | known(case.model_dump())
     shape |= {"input_size": case.resolution // STRIDE, "in_channels": CHANNELS, "out_channels": 2 * CHANNELS}
     with torch.device(device):
-        return _drawn(PixArt(**{**shape, "text_dim": text_dim, "num_classes": None, **changes}))
+        return drawn(PixArt(**{**shape, "text_dim": text_dim, "num_classes": None, **changes}))
+
+
+def known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that are arguments of ``PixArt``."""
+    arguments = inspect.signature(PixArt).parameters
+    return {name: value for name, value in values.items() if name in arguments}
 
 
 @torch.no_grad()
-def _drawn(model: PixArt) -> PixArt:
+def drawn(model: PixArt) -> PixArt:
+    """The model with every weight drawn anew, none of them zero; one on the meta device has none."""
     device = next(model.parameters()).device
+    if device.type == "meta":
+        return model
     generator = torch.Generator(device).manual_seed(_SEED)
     for parameter in model.parameters():
         parameter.normal_(0.0, _STD, generator=generator)

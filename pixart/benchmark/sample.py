@@ -12,7 +12,7 @@ from pixart.benchmark.agreement import tried
 from pixart.benchmark.case import Case, on
 from pixart.benchmark.ceilings import Layers
 from pixart.benchmark.device import DTYPES, Choice, pick, precision_on, settle
-from pixart.benchmark.examples import Text, make_examples
+from pixart.benchmark.examples import CHANNELS, STRIDE, Text, make_examples
 from pixart.benchmark.peers import Compilation, as_denoiser, compile_ours, compile_theirs, ours, theirs, twin
 from pixart.benchmark.pipelines import Asked, Encoders, compared, write_encoders
 from pixart.benchmark.record import Figure
@@ -28,7 +28,7 @@ from pixart.training.work import peak_tflops
 
 SUITE = "sample"
 
-_AGREEMENT = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05}  # of latents after two steps, of the largest
+_AGREEMENT = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.1}  # of latents after two steps, of the largest
 
 
 class SampleCase(Case):
@@ -137,7 +137,7 @@ def _denoising(
     device = next(models["ours"].parameters()).device
     made = make_examples(
         case.batch,
-        resolution=case.resolution,
+        shape=(CHANNELS, case.resolution // STRIDE),
         text=settings.text,
         dtype=DTYPES[precision],
         device=device,
@@ -160,7 +160,7 @@ def _denoising(
     ):
         fitting[contender] = drawings[contender]
         yield Figure(SUITE, f"{name}: {contender} first_drawing", seconds, "s, two steps, compilation included")
-    config, tokens = models["ours"].config, (case.resolution // 8 // models["ours"].patch_size) ** 2
+    config, tokens = models["ours"].config, (case.resolution // STRIDE // models["ours"].patch_size) ** 2
     rows, words = 2 * case.batch, made.text_tokens + case.batch  # the null caption has one token
     layers = Layers(products(config, rows, tokens, words), backward=False, dtype=DTYPES[precision], device=device)
     contenders: dict[str, Contender] = {**fitting, CEILING: layers.contender(1)}

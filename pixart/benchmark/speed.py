@@ -11,7 +11,6 @@ from pixart.benchmark.timing import Spread, Times
 
 OURS = {"ours_compiled": "", "ours": "plain_"}  # contender -> what its ratios' names begin with
 PEERS = ("eager", "compiled")
-BEST = "ours_compiled"  # what targets are for
 CEILING = "matmul"  # the contender that does the layers' products alone
 
 
@@ -26,6 +25,7 @@ class Speed(NamedTuple):
     layers_flops: int  # of a unit, without attention: what ``CEILING`` does
     peak: float | None  # TFLOP/s that the device is sold for
     targets: Mapping[str, str]
+    best: str = "ours_compiled"  # the contender that targets are for
 
     def figures(self) -> Iterator[Figure]:
         """Every contender by itself, then ours over theirs."""
@@ -48,7 +48,7 @@ class Speed(NamedTuple):
             ("share_of_matmul", tflops / ceiling, "of the ceiling"),
             *([] if self.peak is None else [("mfu", tflops / self.peak, "of the device's peak")]),
         ):
-            yield self._figure(f"{name} {key}", values, unit, self.targets.get(key) if name == BEST else None)
+            yield self._figure(f"{name} {key}", values, unit, self.targets.get(key) if name == self.best else None)
 
     def _figure(self, key: str, values: NDArray[np.float64], unit: str, target: str | None = None) -> Figure:
         return Figure.spread(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pixart.batch import Denoiser
 from pixart.benchmark.device import autocast, held, settle
 from pixart.benchmark.examples import Examples
-from pixart.diffusion.gaussian import Gaussian
+from pixart.diffusion.objective import Objective
 from pixart.training.optim import make_optimizer
 
 
@@ -27,7 +27,7 @@ class TrainingStep:
         denoise: Denoiser,
         examples: Examples,
         *,
-        objective: Gaussian,
+        objective: Objective,
         optimizer: torch.optim.Optimizer | None,
         precision: str,
         repeats: int,

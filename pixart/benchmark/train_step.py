@@ -8,7 +8,7 @@ from pixart.benchmark.agreement import tried
 from pixart.benchmark.case import Case, on
 from pixart.benchmark.ceilings import Layers, copy_rate
 from pixart.benchmark.device import DTYPES, Choice, pick, precision_on
-from pixart.benchmark.examples import Examples, Text, make_examples
+from pixart.benchmark.examples import CHANNELS, STRIDE, Examples, Text, make_examples
 from pixart.benchmark.peers import Compilation, as_denoiser, compile_ours, compile_theirs, ours, theirs, twin
 from pixart.benchmark.record import Figure
 from pixart.benchmark.speed import CEILING, Speed
@@ -26,6 +26,13 @@ SUITE = "train_step"
 _AGREEMENT = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 1e-2}  # of the losses, relative
 
 
+class OnEach(Section):
+    """A choice for each kind of device."""
+
+    cpu: bool
+    cuda: bool
+
+
 class Settings(Section):
     """The keys of ``configs/suite/train_step.yaml``."""
 
@@ -33,7 +40,7 @@ class Settings(Section):
     model: Model
     objective: GaussianObjective
     text: Text
-    optimizer: bool
+    optimizer: OnEach
     compilation: Compilation
     copy_mib: Positive
     cpu: dict[str, Case]
@@ -54,7 +61,7 @@ def _case(settings: Settings, case: Case, run: Run, name: str, device: torch.dev
     run.say(f"{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
     examples = make_examples(
         case.batch,
-        resolution=case.resolution,
+        shape=(CHANNELS, case.resolution // STRIDE),
         text=settings.text,
         dtype=DTYPES[precision],
         device=device,
@@ -84,7 +91,8 @@ def _steps(
     compiled, peer_compiled = twin(model), twin(peer)
     compile_ours(compiled, settings.compilation)
     compile_theirs(peer_compiled, settings.compilation)
-    optimizers = [adamw(one) if settings.optimizer else None for one in (model, peer)]
+    update = on(examples.x0.device, settings.optimizer.cpu, settings.optimizer.cuda)
+    optimizers = [adamw(one) if update else None for one in (model, peer)]
     return {
         name: TrainingStep(
             one,
@@ -108,7 +116,7 @@ def _timed(
     name: str,
     precision: str,
 ) -> Iterator[Figure]:
-    tokens = (case.resolution // 8 // model.patch_size) ** 2
+    tokens = (case.resolution // STRIDE // model.patch_size) ** 2
     device = examples.x0.device
     all_products = products(model.config, case.batch, tokens, examples.text_tokens)
     layers = Layers(all_products, backward=True, dtype=DTYPES[precision], device=device)
