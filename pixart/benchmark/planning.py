@@ -1,8 +1,6 @@
 """The plan of a large data set, opened and asked for batches in a process of its own, whose memory is its alone."""
 
 import json
-import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pixart.benchmark.alone import peak_mib, run_alone
 from pixart.data.buckets import official_buckets
 from pixart.data.planning.plan import Part, Plan
 
@@ -43,11 +42,8 @@ def write_columns(folder: Path, *, samples: int, shards: int, seed: int) -> None
 def probe(folder: Path, *, global_batch: int, k: int, order_cache: Path | None) -> Probe:
     """Open the plan of ``folder`` in a fresh process, and take batches from the ``k``-th on."""
     cache = "" if order_cache is None else str(order_cache)
-    arguments = json.dumps({"folder": str(folder), "global_batch": global_batch, "k": k, "order_cache": cache})
-    command = [sys.executable, "-m", "pixart.benchmark.planning", arguments]
-    root = Path(__file__).resolve().parents[2]
-    finished = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return Probe(**json.loads(finished.stdout.splitlines()[-1]))
+    arguments = {"folder": str(folder), "global_batch": global_batch, "k": k, "order_cache": cache}
+    return Probe(**run_alone(__name__, arguments))
 
 
 def _measured(folder: str, global_batch: int, k: int, order_cache: str) -> Probe:
@@ -66,19 +62,13 @@ def _measured(folder: str, global_batch: int, k: int, order_cache: str) -> Probe
     )
     opened = time.perf_counter() - began
     first, *others = (_milliseconds(plan, k + i) for i in range(1 + _ASKED))
-    return Probe(opened, first, float(np.median(others)), _peak())
+    return Probe(opened, first, float(np.median(others)), peak_mib())
 
 
 def _milliseconds(plan: Plan, k: int) -> float:
     began = time.perf_counter()
     plan.batch(k)
     return 1000 * (time.perf_counter() - began)
-
-
-def _peak() -> float:
-    """The most memory this process ever held, in MiB, by the kernel's own mark; that of ``resource`` is inherited."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    return float("nan") if found is None else int(found[1]) / 1024
 
 
 if __name__ == "__main__":

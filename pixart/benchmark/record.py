@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -62,13 +63,16 @@ def record(figures: Iterable[Figure], settings: dict[str, Any]) -> dict[str, Any
 
 
 def machine() -> dict[str, Any]:
-    """Processor, memory, graphics cards, and how busy the machine is with other things."""
+    """Processor, memory, threads, graphics cards with their driver, and how busy the machine is with other things."""
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "threads": torch.get_num_threads(),
         "devices": cards,
+        "cuda": torch.version.cuda if cards else None,
+        "driver": _driver() if cards else None,
         "system": platform.platform(),
         "python": platform.python_version(),
         "load": [round(load, 2) for load in os.getloadavg()],
@@ -87,9 +91,11 @@ def as_markdown(values: dict[str, Any]) -> str:
     """A record as text: what ran where and when, and a table of its figures."""
     about = values["machine"]
     where = ", ".join([about["processor"], f"{about['cores']} cores", *about["devices"]])
+    if about["devices"]:
+        where += f", CUDA {about['cuda']}, driver {about['driver']}"
     versions = ", ".join(f"{name} {found}" for name, found in values["packages"].items())
     suites = " and ".join(dict.fromkeys(figure["suite"] for figure in values["figures"]))
-    busy = f"{values['measured'][:10]}, load {about['load'][0]}"
+    busy = f"{values['measured'][:10]}, {about['threads']} threads, load {about['load'][0]}"
     lines = [f"# Measured: {suites}", "", f"    {values['command']}", ""]
     lines += [f"{where} ({busy}); Python {about['python']}, {versions}.", ""]
     rows = [[f["name"], _shown(f), f["unit"], _verdict(f)] for f in values["figures"]]
@@ -116,6 +122,13 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown processor"
+
+
+def _driver() -> str:
+    """The version of NVIDIA's kernel module, as it says itself."""
+    told = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", told.read_text()) if told.is_file() else None
+    return "unknown driver" if found is None else found[0]
 
 
 def _version(package: str) -> str | None:

@@ -17,6 +17,7 @@ class Run(NamedTuple):
     seed: int  # of the order of the contenders, and of made-up data
     folder: Path  # empty, for whatever a suite has to write
     say: Callable[[str], None]
+    measured: tuple[Figure, ...]  # by the suites before this one
 
 
 class Suite(Protocol):
@@ -47,5 +48,5 @@ def run_suites(
     for name, suite, settings in ready:
         with tempfile.TemporaryDirectory(prefix="pixart-benchmark-", dir=scratch) as folder:
             say(f"suite {name}")
-            figures += suite.measure(settings, Run(rounds, seed, Path(folder), say))
+            figures += suite.measure(settings, Run(rounds, seed, Path(folder), say, tuple(figures)))
     return figures

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-TIMED = {"images_per_second", "data_wait", "memory"}  # of a line of the log: how long things took
+TIMED = {"images_per_second", "tflops", "mfu", "data_wait", "memory"}  # of a line of the log: how long things took
 _OWN = {"manifest.json"}  # checksums of files that are compared themselves
 _NAMED = 5  # differences that a problem names
 

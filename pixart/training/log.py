@@ -14,6 +14,7 @@ from pixart.training.ledger import Ledger
 from pixart.training.loop import Learner, micro_loss
 from pixart.training.processes.sharding import is_sharded, plain
 from pixart.training.tracking import MetricsFile
+from pixart.training.work import peak_tflops, used
 
 
 class Display(Protocol):
@@ -67,11 +68,12 @@ class Log:
             "lr": learner.optimizer.param_groups[0]["lr"],
             "skipped_updates": skipped,
             "images_per_second": samples / seconds,
+            **used(learner.flops, seconds, peak_tflops(learner.accelerator.device)),
             "data_wait": learner.data_wait / seconds,
             "memory": _peak_memory(learner.accelerator.device),
             **learner.faults.window(seen),
         }
-        learner.data_wait = 0.0
+        learner.data_wait, learner.flops = 0.0, 0
         self.record(learner, values)
         if learner.accelerator.is_main_process:
             self.ledger.write(samples_seen=seen)

@@ -20,6 +20,7 @@ from pixart.training.inputs import Inputs
 from pixart.training.optim import LrDecay, rate_at, set_learning_rate, skip_if
 from pixart.training.processes.sharding import gathered, unsynced
 from pixart.training.tracking import Averages
+from pixart.training.work import work
 
 
 @dataclass
@@ -63,6 +64,7 @@ class Learner:
     faults: Faults
     progress: Progress = field(default_factory=Progress)
     data_wait: float = 0.0  # seconds spent waiting for the reader since the last log step
+    flops: int = 0  # operations that this rank's batches asked for since then
 
 
 def fit(learner: Learner, look_after: Callable[[Learner], bool]) -> None:
@@ -94,6 +96,7 @@ def learn(learner: Learner, step: Step) -> None:
     )
     for batch, is_last in _with_last(_waited(learner, step.batches)):
         learner.faults.note(progress.step + 1, batch.faults)
+        learner.flops += work(learner.bare, batch)
         # Gradients travel once a step: with the last micro-batch.
         with nullcontext() if is_last else unsynced(accelerator, learner.model):
             # The mean over ranks is taken, sharded or not, and the sum is wanted.

@@ -26,6 +26,7 @@ def test_a_record_holds_figures_machine_versions_command_and_settings(tmp_path: 
     assert read["settings"] == {"rounds": 3}
     assert read["figures"][0]["met"] is True
     assert read["machine"]["cores"] >= 1
+    assert read["machine"]["threads"] >= 1
     assert "torch" in read["packages"]
     assert read["command"].startswith("python ")
 

@@ -22,7 +22,7 @@ from pixart.preparation.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 STEPS = 14
-TIMED = {"images_per_second", "data_wait", "memory"}
+TIMED = {"images_per_second", "tflops", "mfu", "data_wait", "memory"}
 
 
 class Made(NamedTuple):

@@ -47,7 +47,8 @@ def test_the_loss_falls_and_the_run_directory_holds_what_it_promises(tmp_path: P
         assert (tmp_path / name).is_file(), name
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-2])  # the validation's comes after
     assert {"step", "samples_seen", "loss", "mse", "vlb", "lr", "grad_norm", "images_per_second"} <= last.keys()
-    assert {"data_wait", "memory", "skipped_updates"} <= last.keys()
+    assert {"data_wait", "memory", "skipped_updates", "tflops"} <= last.keys()
+    assert last["tflops"] > 0
 
 
 def test_a_finished_run_is_left_alone_and_more_steps_go_on_from_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from scripts import run_script
 from pixart.formats.snapshot import find_snapshot, read_snapshot
 from pixart.training.checkpoints.resumption import read_checkpoint
 
-TIMED = {"images_per_second", "data_wait", "memory"}
+TIMED = {"images_per_second", "tflops", "mfu", "data_wait", "memory"}
 STAGES = (1, 2, 3)
 # Every ordered pair of two with copies (DDP), two with shards (FSDP2) and one alone; each makes one step and ends.
 CHAIN = [(2, "none"), (1, "none"), (2, "full_shard"), (1, "none"), (2, "none"), (2, "full_shard"), (2, "none")]

@@ -111,7 +111,7 @@ def test_a_start_that_fails_leaves_0_requests_behind(tmp_path: Path) -> None:
 
 # Two processes.
 
-TIMED = {"images_per_second", "data_wait", "memory"}
+TIMED = {"images_per_second", "tflops", "mfu", "data_wait", "memory"}
 LONG = (
     *(*SMALL, "model.depth=1", "steps=40", "validate_every=20", "sample_every=0", "snapshot_every=0"),
     "checkpoint_every=40",

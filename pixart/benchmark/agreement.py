@@ -1,0 +1,42 @@
+"""Contenders must do the same before they are timed: here they are asked, and those that do not fit are left out."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import torch
+
+from pixart.benchmark.device import settle
+
+C = TypeVar("C")
+
+
+def tried(
+    contenders: Mapping[str, C],
+    once: Callable[[C], torch.Tensor],
+    *,
+    tolerance: float,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Iterator[tuple[str, float]]:
+    """(name, seconds of its first time, compilation included) of every contender that fits the device's memory.
+
+    ``once(contender)`` is its result; ``ValueError`` where it is not that of the first one to ``tolerance`` of the
+    largest value.
+    """
+    expected: torch.Tensor | None = None
+    for name, contender in contenders.items():
+        began = time.perf_counter()
+        try:
+            result = once(contender).float().cpu()
+        except torch.OutOfMemoryError:
+            say(f"{name} does not fit the memory of this device and is left out: take a smaller batch")
+            torch.cuda.empty_cache()
+            continue
+        settle(device)
+        seconds = time.perf_counter() - began
+        expected = result if expected is None else expected
+        apart = float((result - expected).abs().max() / expected.abs().max())
+        if not apart <= tolerance:
+            raise ValueError(f"{name} computes something else: {apart:.2g} of the largest value apart")
+        yield name, seconds

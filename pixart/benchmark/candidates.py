@@ -1,0 +1,68 @@
+"""Ways to compute attention that the model does not offer, as its backends are made, for comparison."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pixart.models.attention import Backend
+
+
+def candidates(device: torch.device) -> dict[str, Backend]:
+    """What torch has for this kind of device; variable lengths and the backward of flex are for CUDA alone."""
+    if device.type != "cuda":
+        return {}
+    return {"torch flex": Backend(_prepare_flex, _flex), "torch varlen": Backend(_prepare_varlen, _varlen)}
+
+
+def unmasked(q: Tensor, k: Tensor, v: Tensor, _: Any) -> Tensor:
+    """Attention to padding too: what a mask costs is the distance from this."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (N, h, T or L, d)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _prepare_flex(mask: Tensor, queries: int) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def real(n: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
+        return mask[n, key]
+
+    return create_block_mask(real, len(mask), None, queries, mask.shape[1], device=str(mask.device))
+
+
+@cache
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, padding: Any) -> Tensor:
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))  # (N, h, T or L, d)
+    values: Tensor = _compiled_flex()(q, k, v, block_mask=padding)
+    return values.transpose(1, 2)
+
+
+class _Lengths(NamedTuple):
+    places: Tensor  # (S,) of the real keys among N * L
+    ends: Tensor  # (N + 1,) int32 of each caption's keys among S
+    longest: int
+
+
+def _prepare_varlen(mask: Tensor, _: int) -> _Lengths:
+    ends = F.pad(mask.sum(dim=1).cumsum(0), (1, 0)).int()
+    return _Lengths(mask.flatten().nonzero().squeeze(1), ends, mask.shape[1])
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, padding: _Lengths | None) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    queries = torch.arange(len(q) + 1, device=q.device, dtype=torch.int32) * q.shape[1]
+    if padding is None:
+        padding = _Lengths(torch.arange(k.shape[0] * k.shape[1], device=k.device), queries, k.shape[1])
+    k, v = (x.flatten(0, 1)[padding.places] for x in (k, v))  # (S, h, d)
+    values = varlen_attn(q.flatten(0, 1), k, v, queries, padding.ends, q.shape[1], padding.longest)
+    assert isinstance(values, Tensor)
+    return values.view(q.shape)

@@ -1,0 +1,41 @@
+"""A case: the sizes that a suite measures at, chosen by the device."""
+
+from typing import Annotated, Literal, TypeVar
+
+import torch
+from pydantic import AfterValidator
+
+from pixart.benchmark.device import Wanted
+from pixart.config import Positive, Section
+
+
+def _comparison(target: str) -> str:
+    relation, _, bound = target.partition(" ")
+    if relation not in ("<=", ">="):
+        raise ValueError(f"'{target}' is no target: write it as '>= 10' or '<= 0.8'")
+    float(bound)
+    return target
+
+
+Target = Annotated[str, AfterValidator(_comparison)]
+
+
+class Case(Section):
+    """One size of the transformer and of its batch."""
+
+    precision: Wanted
+    resolution: Positive  # pixels of a square
+    depth: Positive  # blocks
+    batch: Positive  # images of a micro-batch, or drawn together
+    repeats: Positive  # of the work in one turn of a round
+    checkpointing: Literal["none", "blocks", "selective"]
+    size_conditioning: bool
+    targets: dict[str, Target]  # figure -> what it is to reach
+
+
+C = TypeVar("C")
+
+
+def on(device: torch.device, cpu: C, cuda: C) -> C:
+    """What is meant for this kind of device."""
+    return cuda if device.type == "cuda" else cpu

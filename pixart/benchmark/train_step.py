@@ -1,0 +1,134 @@
+"""The suite ``train_step``: a training step of ours beside diffusers', plain and compiled, on equal work."""
+
+from collections.abc import Iterator
+
+import torch
+
+from pixart.benchmark.agreement import tried
+from pixart.benchmark.case import Case, on
+from pixart.benchmark.ceilings import Layers, copy_rate
+from pixart.benchmark.device import DTYPES, Choice, pick, precision_on
+from pixart.benchmark.examples import CHANNELS, STRIDE, Examples, Text, make_examples
+from pixart.benchmark.peers import Compilation, as_denoiser, compile_ours, compile_theirs, ours, theirs, twin
+from pixart.benchmark.record import Figure
+from pixart.benchmark.speed import CEILING, Speed
+from pixart.benchmark.step import TrainingStep, adamw
+from pixart.benchmark.suites import Run
+from pixart.benchmark.timing import Contender, interleaved
+from pixart.config import GaussianObjective, Model, Positive, Section
+from pixart.diffusion.gaussian import Gaussian
+from pixart.models.dit import PixArt
+from pixart.models.flops import products, training_flops
+from pixart.training.work import peak_tflops
+
+SUITE = "train_step"
+
+_AGREEMENT = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 1e-2}  # of the losses, relative
+
+
+class OnEach(Section):
+    """A choice for each kind of device."""
+
+    cpu: bool
+    cuda: bool
+
+
+class Settings(Section):
+    """The keys of ``configs/suite/train_step.yaml``."""
+
+    device: Choice
+    model: Model
+    objective: GaussianObjective
+    text: Text
+    optimizer: OnEach
+    compilation: Compilation
+    copy_mib: Positive
+    cpu: dict[str, Case]
+    cuda: dict[str, Case]
+
+
+def measure(settings: Settings, run: Run) -> Iterator[Figure]:
+    """Every case of the device, and how fast it copies."""
+    device = pick(settings.device)
+    for name, case in on(device, settings.cpu, settings.cuda).items():
+        yield from _case(settings, case, run, name, device)
+    copied = copy_rate(settings.copy_mib, rounds=run.rounds, device=device)
+    yield Figure.spread(SUITE, "copy ceiling of the device's memory", copied, "GB/s")
+
+
+def _case(settings: Settings, case: Case, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
+    precision = precision_on(device, case.precision)
+    run.say(f"{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
+    examples = make_examples(
+        case.batch,
+        shape=(CHANNELS, case.resolution // STRIDE),
+        text=settings.text,
+        dtype=DTYPES[precision],
+        device=device,
+        seed=run.seed,
+    )
+    model = ours(settings.model, case, text_dim=settings.text.dim, device=device)
+    steps = _steps(settings, case, model, examples, precision)
+    fitting: dict[str, TrainingStep] = {}
+    for contender, seconds in tried(
+        steps, TrainingStep.step, tolerance=_AGREEMENT[precision], device=device, say=run.say
+    ):
+        fitting[contender] = steps[contender]
+        yield Figure(SUITE, f"{name}: {contender} first_step", seconds, "s, compilation included")
+    yield from _timed(case, model, examples, fitting, run, name, precision)
+    if device.type == "cuda":
+        for contender, step in fitting.items():
+            yield Figure(SUITE, f"{name}: {contender} peak_memory", step.peak() / 2**30, "GiB")
+
+
+def _steps(
+    settings: Settings, case: Case, model: PixArt, examples: Examples, precision: str
+) -> dict[str, TrainingStep]:
+    """Ours and theirs; plain and compiled are one set of weights, gradients and averages of them."""
+    peer = theirs(model, fuse_qkv=settings.compilation.fuse_peer_qkv)
+    if case.checkpointing != "none":
+        peer.enable_gradient_checkpointing()
+    compiled, peer_compiled = twin(model), twin(peer)
+    compile_ours(compiled, settings.compilation)
+    compile_theirs(peer_compiled, settings.compilation)
+    update = on(examples.x0.device, settings.optimizer.cpu, settings.optimizer.cuda)
+    optimizers = [adamw(one) if update else None for one in (model, peer)]
+    return {
+        name: TrainingStep(
+            one,
+            one if isinstance(one, PixArt) else as_denoiser(one),
+            examples,
+            objective=Gaussian(**settings.objective.model_dump(exclude={"kind"})),
+            optimizer=optimizers[0] if isinstance(one, PixArt) else optimizers[1],
+            precision=precision,
+            repeats=case.repeats,
+        )
+        for name, one in {"eager": peer, "compiled": peer_compiled, "ours": model, "ours_compiled": compiled}.items()
+    }
+
+
+def _timed(
+    case: Case,
+    model: PixArt,
+    examples: Examples,
+    steps: dict[str, TrainingStep],
+    run: Run,
+    name: str,
+    precision: str,
+) -> Iterator[Figure]:
+    tokens = (case.resolution // STRIDE // model.patch_size) ** 2
+    device = examples.x0.device
+    all_products = products(model.config, case.batch, tokens, examples.text_tokens)
+    layers = Layers(all_products, backward=True, dtype=DTYPES[precision], device=device)
+    contenders: dict[str, Contender] = {**steps, CEILING: layers.contender(case.batch, repeats=case.repeats)}
+    flops = training_flops(model.config, images=case.batch, image_tokens=tokens, text_tokens=examples.text_tokens)
+    yield from Speed(
+        SUITE,
+        name,
+        interleaved(contenders, rounds=run.rounds, seed=run.seed),
+        unit="images",
+        flops=flops // case.batch,
+        layers_flops=layers.flops // case.batch,
+        peak=peak_tflops(device),
+        targets=case.targets,
+    ).figures()

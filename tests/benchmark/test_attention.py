@@ -1,0 +1,56 @@
+"""Every way to compute attention is timed at every shape, and those that cannot run here are named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from measuring import measured
+
+from pixart.benchmark.attention import Inputs, _refusal
+from pixart.benchmark.candidates import candidates
+from pixart.models.attention import BACKENDS
+
+TINY = [
+    *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}"),
+    *("cpu.images.px256={resolution:32,batch:2}", "cpu.images.px512={resolution:64,batch:1}"),
+    "cpu.images.px1024={resolution:32,batch:1}",
+]
+
+
+def test_every_shape_has_forward_and_backward_of_every_backend_that_runs_here(tmp_path: Path):
+    said: list[str] = []
+    figures = measured("attention", tmp_path, *TINY, said=said)
+    for direction in ("forward", "forward and backward"):
+        assert figures[f"self attention, px256, 2 x 4 queries, 4 keys: sdpa, {direction}"].value > 0
+        assert figures[f"cross attention, px512, 1 x 16 queries, 6 keys: sdpa, {direction}"].value > 0
+        assert figures[f"cross attention, px256, 2 x 4 queries, 6 keys: sdpa without a mask, {direction}"].value > 0
+    assert "backend xformers: not on this device" in said
+    assert any("variable lengths" in line for line in said)
+
+
+def test_a_way_that_fails_or_computes_something_else_is_refused_with_its_reason():
+    q, k, v = (torch.randn(1, 4, 2, 8, requires_grad=True) for _ in range(3))
+    inputs = Inputs(q, k, v, None)
+    expected = BACKENDS["sdpa"].attend(q, k, v, None)
+
+    def fails() -> torch.Tensor:
+        raise RuntimeError("no kernel for head size 72\nat length")
+
+    assert _refusal(lambda: BACKENDS["sdpa"].attend(q, k, v, None), expected, inputs) is None
+    assert _refusal(fails, expected, inputs) == "no kernel for head size 72"
+    assert str(_refusal(lambda: 2 * BACKENDS["sdpa"].attend(q, k, v, None), expected, inputs)).startswith(
+        "it computes something else"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["torch flex", "torch varlen"])
+def test_torch_s_other_ways_equal_sdpa_on_captions_of_3_and_9_tokens(name: str):
+    device = torch.device("cuda")
+    backend = candidates(device)[name]
+    q = torch.randn(2, 64, 16, 72, device=device, dtype=torch.bfloat16)
+    k, v = (torch.randn(2, 16, 16, 72, device=device, dtype=torch.bfloat16) for _ in range(2))
+    mask = torch.arange(16, device=device) < torch.tensor([[3], [9]], device=device)
+    expected = BACKENDS["sdpa"].attend(q, k, v, BACKENDS["sdpa"].prepare(mask, 64))
+    torch.testing.assert_close(backend.attend(q, k, v, backend.prepare(mask, 64)), expected, atol=2e-2, rtol=2e-2)

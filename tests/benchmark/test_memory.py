@@ -1,0 +1,62 @@
+"""Memory is measured in processes of their own; what a device cannot do is said."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from measuring import composed, measured
+
+from pixart.benchmark import memory
+from pixart.benchmark.alone import held_mib, peak_mib, run_alone
+from pixart.benchmark.memory_step import peak_of_step
+from pixart.config import parse
+
+TINY = [
+    *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}"),
+    *("cpu.resolution=32", "cpu.depth=1", "cpu.batches=[2,64]", "cpu.checkpointing=[selective]", "cpu.adaln_batch=2"),
+]
+
+
+def test_every_batch_has_its_peak_or_a_line_and_one_modulation_saves_what_it_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def peak(case, *, adaln: str, **_):
+        return None if case.batch > 32 else {"single": 768.0, "per_block": 1024.0}[adaln]
+
+    monkeypatch.setattr(memory, "peak_of_step", peak)
+    said: list[str] = []
+    figures = measured("memory", tmp_path, *TINY, said=said)
+    assert figures["32 px, checkpointing selective, micro-batch 2: peak of a step"].value == 0.75
+    assert "32 px, checkpointing selective, micro-batch 64: peak of a step" not in figures
+    assert any("micro-batch 64" in line and "does not fit the memory" in line for line in said)
+    single, per_block = (figures[f"adaln {adaln}: parameters"].value for adaln in ("single", "per_block"))
+    saved = figures["parameters saved by adaln single (paper: 0.26)"].value
+    assert saved == pytest.approx(1 - single / per_block)
+    assert figures["memory saved by adaln single (paper: 0.21)"].value == 0.25
+    assert any("stage 3" in line and "not on this device" in line for line in said)
+    assert any("low_memory" in line for line in said)
+
+
+def test_a_step_in_a_process_of_its_own_takes_at_least_its_weights_gradients_and_averages():
+    values = composed("suite=memory", *(f"suites.memory.{setting}" for setting in TINY), "suites.memory.model.dim=384")
+    settings = parse(values["suites"]["memory"], memory.Settings)
+    case = memory._case(settings.cpu, batch=2, checkpointing="none")
+    peak = peak_of_step(
+        case,
+        model=settings.model,
+        objective=settings.objective,
+        text=settings.text,
+        device=torch.device("cpu"),
+        adaln="per_block",
+    )
+    assert peak is not None
+    assert 384**2 * 20 * 4 * 4 / 2**20 < peak < 2000  # a block has 20 D^2 weights and more
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match=r"No module named pixart\.nothing"):
+        run_alone("pixart.nothing", {})
+
+
+def test_a_process_holds_at_most_its_peak():
+    assert 0 < held_mib() <= peak_mib()

@@ -1,0 +1,52 @@
+"""The price of the recipe is the paper's samples over the rates measured."""
+
+from pathlib import Path
+
+import pytest
+from measuring import composed, measured
+
+from pixart.benchmark import price
+from pixart.benchmark.record import Figure, record, write_record
+from pixart.benchmark.suites import Run, run_suites
+from pixart.config import parse
+
+RATES = {256: 500.0, 512: 110.0, 1024: 20.0}
+
+
+def figures() -> list[Figure]:
+    return [
+        Figure("train_step", f"px{pixels}: ours_compiled images_per_second", rate, "images/s")
+        for pixels, rate in RATES.items()
+    ]
+
+
+def test_at_500_110_and_20_images_a_second_the_recipe_takes_101_device_days(tmp_path: Path):
+    write_record(tmp_path / "gpu.json", record(figures(), {}))
+    found = measured("price", tmp_path, f"record={tmp_path}/gpu.json")
+    days = (307.2e6 + 1708.8e6 + 1025.28e6) / 500 / 86400 + 256e6 / 110 / 86400 + 6.144e6 / 20 / 86400
+    assert found["whole recipe"].value == pytest.approx(days) == pytest.approx(100.9, abs=0.1)
+    assert found["whole recipe"].met
+    assert found["whole recipe at $1.57 a device-hour"].value == pytest.approx(days * 24 * 1.57)
+    assert found["text_image_alignment: samples"].value == pytest.approx(1708.8)
+
+
+def test_without_a_rate_each_stage_says_which_key_to_give_and_nothing_is_made_up(tmp_path: Path):
+    said: list[str] = []
+    found = measured("price", tmp_path, "stages.pixel_dependency.images_per_second=500", said=said)
+    assert list(found) == ["pixel_dependency: samples", "pixel_dependency: at 500 images/s"]
+    assert sum("images_per_second=" in line for line in said) == 4
+    assert any("no price of the whole recipe" in line for line in said)
+
+
+def test_rates_of_suites_measured_before_in_the_same_run_are_taken(tmp_path: Path):
+    settings = parse(composed("suite=price")["suites"]["price"], price.Settings)
+    run = Run(1, 0, tmp_path, lambda _: None, tuple(figures()))
+    assert "whole recipe" in [figure.name for figure in price.measure(settings, run)]
+
+
+def test_a_file_that_is_no_record_is_one_sentence(tmp_path: Path):
+    values = composed("suite=price")["suites"]
+    (tmp_path / "bad.json").write_text("{}")
+    values["price"]["record"] = str(tmp_path / "bad.json")
+    with pytest.raises(ValueError, match=r"bad\.json is no record of tools/benchmark\.py"):
+        run_suites(values, rounds=1, seed=0, scratch=tmp_path, say=lambda _: None)

@@ -1,0 +1,88 @@
+"""A training step of ours and of the peers is the same work before it is timed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from measuring import composed, measured
+from torch.utils.flop_counter import FlopCounterMode
+
+from pixart.benchmark import train_step
+from pixart.benchmark.ceilings import Layers, copy_rate
+from pixart.benchmark.examples import Text, make_examples
+from pixart.benchmark.peers import twin
+from pixart.models.flops import Product
+
+TINY = [
+    *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}", "copy_mib=1"),
+    *("compilation.backend=eager", "cpu.two_blocks.resolution=32", "cpu.two_blocks.depth=2", "cpu.two_blocks.batch=2"),
+]
+
+
+@pytest.mark.parametrize("more", [[], ["optimizer.cpu=true", "cpu.two_blocks.checkpointing=blocks"]])
+def test_four_contenders_of_equal_losses_are_timed_beside_the_ceilings(tmp_path: Path, more: list[str]):
+    figures = measured("train_step", tmp_path, *TINY, *more)
+    for contender in ("eager", "compiled", "ours", "ours_compiled"):
+        for key in ("images_per_second", "tflops", "share_of_matmul", "first_step"):
+            assert figures[f"two_blocks: {contender} {key}"].value > 0
+    assert figures["two_blocks: ratio_vs_eager"].target == "<= 0.82"
+    assert figures["two_blocks: ratio_vs_compiled"].target == "<= 1.0"
+    assert figures["two_blocks: plain_ratio_vs_eager"].target is None
+    assert figures["two_blocks: matmul ceiling at the step's own sizes"].value > 0
+    assert figures["copy ceiling of the device's memory"].value > 0
+
+
+def test_a_peer_that_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = train_step.theirs
+
+    def other(model, **settings):
+        peer = made(model, **settings)
+        torch.nn.init.zeros_(peer.proj_out.weight)
+        return peer
+
+    monkeypatch.setattr(train_step, "theirs", other)
+    with pytest.raises(ValueError, match=r"ours computes something else: .* of the largest value apart"):
+        measured("train_step", tmp_path, *TINY)
+
+
+def test_captions_of_mean_3_have_3_real_tokens_each_on_average():
+    text = Text(dim=5, mean=3, longest=8)
+    made = make_examples(5, shape=(4, 4), text=text, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    assert made.cond.mask is not None
+    assert made.cond.mask.sum() == made.text_tokens == 15
+    assert made.cond.mask.any(dim=1).all()
+    assert len(set(made.cond.mask.sum(dim=1).tolist())) > 1
+    assert made.x0.shape == (5, 4, 4, 4)
+
+
+def test_the_ceiling_does_as_many_operations_as_it_says_and_no_attention():
+    products = [Product(4, 5, 6, times=3), Product(4, 2, 6, backward=1), Product(7, 7, 7, linear=False)]
+    for backward in (False, True):
+        layers = Layers(products, backward=backward, dtype=torch.float32, device=torch.device("cpu"))
+        with FlopCounterMode(display=False) as counter:
+            layers()
+        assert counter.get_total_flops() == layers.flops
+        assert layers.contender(4, repeats=2)() == 8
+
+
+def test_a_twin_is_another_module_of_the_same_parameters():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    other = twin(module)
+    assert other is not module
+    assert all(a is b for a, b in zip(module.parameters(), other.parameters(), strict=True))
+
+
+def test_copies_are_counted_read_and_written():
+    assert copy_rate(1, rounds=3, device=torch.device("cpu")).median > 0
+
+
+def test_all_suites_compose_and_their_settings_are_written_down():
+    values = composed("suite=all")
+    assert {"data", "train_step", "sample", "attention", "memory", "tiny", "price"} == values["suites"].keys()
+    json.dumps(values)
+
+
+def test_a_target_that_compares_nothing_is_one_sentence(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"cpu.two_blocks.targets.ratio_vs_eager: 'about 1' is no target: write it as"):
+        measured("train_step", tmp_path, *TINY, "cpu.two_blocks.targets.ratio_vs_eager='about 1'")
