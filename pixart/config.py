@@ -356,9 +356,20 @@ class EvaluateConfig(Draw):
     weights: str | dict[str, str]
     summary: str | None = Field(alias="json")
     images: str | None
-    sizes: tuple[Size, ...] | None
+    sizes: dict[str, Annotated[tuple[Size, ...], Field(min_length=1)]]
     per_task: Positive
     started: float | None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The weights by their names; alone they are called "weights"."""
+        return self.weights if isinstance(self.weights, dict) else {"weights": self.weights}
+
+    @model_validator(mode="after")
+    def _sizes_of_weights(self) -> Self:
+        if unknown := sorted(self.sizes.keys() - self.named.keys()):
+            raise ValueError(f"sizes: there are no weights named '{unknown[0]}', only {', '.join(self.named)}")
+        return self
 
 
 S = TypeVar("S", bound=Section)

@@ -10,7 +10,8 @@ from pixart.config import Config, parse
 from pixart.door import CONFIGS, quote_stage, register_resolvers
 
 SMALL = [
-    *("scale=tiny", "model.dim=48", "model.depth=2", "model.num_heads=2", "global_batch=8", "micro_batch=4"),
+    *("scale=tiny", "autoencoder=pixels", "model.patch_size=4", "model.dim=48", "model.depth=2", "model.num_heads=2"),
+    *("global_batch=8", "micro_batch=4", "optimizer.lr_decay=none", "model.interpolation_scale=1.0"),
     *("data.num_samples=64", "data.validation_samples=4", "data.workers=1", "sampling.num_inference_steps=2"),
     *("log_every=2", "validate_every=4", "sample_every=4", "snapshot_every=4", "checkpoint_every=3", "steps=8"),
 ]

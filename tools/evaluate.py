@@ -20,11 +20,10 @@ def evaluate(values: dict[str, Any]) -> None:
     asked = parse(values, EvaluateConfig)
     from pixart.build.drawing import score_alignment
 
-    named = asked.weights if isinstance(asked.weights, dict) else {"weights": asked.weights}
     scores: dict[str, Any] = {}
-    for name, weights in named.items():
+    for name in asked.named:
         images = None if asked.images is None else Path(asked.images) / f"{name}.png"
-        scores[name] = score_alignment(weights, asked, images)
+        scores[name] = score_alignment(name, asked, images)
     show(scores)
     if asked.summary is not None:
         minutes = {} if asked.started is None else {"minutes": round((time.time() - asked.started) / 60, 2)}

@@ -11,7 +11,10 @@ python train.py +stage=1 scale=tiny run_dir=$out/stage1
 python train.py +stage=2 scale=tiny run_dir=$out/stage2 init_from=$out/stage1
 python train.py +stage=3 scale=tiny run_dir=$out/stage3 init_from=$out/stage2
 
-python tools/evaluate.py "weights={stage1: $out/stage1, stage2: $out/stage2, stage3: $out/stage3}" \
+# Stage 2 is asked for the pictures that stage 3 is asked for, and once more for pictures of its own size.
+python tools/evaluate.py \
+  "weights={stage1: $out/stage1, stage2: $out/stage2, stage2_at_32: $out/stage2, stage3: $out/stage3}" \
+  "sizes={stage2: [[40, 40], [32, 48], [48, 32]]}" \
   json=$out/summary.json images=$out/evaluation started="$started"
 python sample.py weights=$out/stage3 prompts=configs/sampling/shapes.txt out=$out/samples
 

@@ -170,8 +170,8 @@ def _with_sources(config: Remembered, text_source: str | None, autoencoder_sourc
     return config.model_copy(update=changed)
 
 
-def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> dict[str, Any]:
-    """The alignment of weights with held-out prompts of the embedded data set, ``per_task`` of each task.
+def score_alignment(name: str, asked: EvaluateConfig, grid: Path | None) -> dict[str, Any]:
+    """The alignment of the weights of a name with held-out prompts of the embedded data set, ``per_task`` of each task.
 
     A class-conditional model is asked for labels instead, as many as one task has prompts. ``grid`` is where a picture
     of the first ones goes. Returns ``pixart.metrics.alignment.Report.as_dict()``.
@@ -180,9 +180,9 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
     from pixart.metrics.alignment import score
 
     pipeline, sizes, habits = open_weights(
-        weights, precision=asked.precision, text_source=None, autoencoder_source=None
+        asked.named[name], precision=asked.precision, text_source=None, autoencoder_source=None
     )
-    drawn = asked.sizes or sizes
+    drawn = asked.sizes.get(name) or sizes
     wanted: list[Any]
     if pipeline.text_encoder is None:
         wanted = [i % pipeline.config["num_classes"] for i in range(asked.per_task)]

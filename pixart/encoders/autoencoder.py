@@ -17,6 +17,7 @@ from pixart.encoders.source import find_folder, fingerprint, readable, refuse_mi
 
 KEY = "autoencoder.source"
 FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
+MINIATURES = {"shapes-kl": Path(__file__).parent / "shapes_kl"}  # packaged, nothing to download
 
 
 class LatentSpace(Protocol):
@@ -162,15 +163,15 @@ def _read(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def load_autoencoder(source: str, *, dtype: torch.dtype, tiling: bool = False, scale: float = 1.0) -> LatentSpace:
-    """The frozen autoencoder of ``source``: "pixels", a local folder, or a hub name (``vae/`` inside is found).
+    """The frozen autoencoder of ``source``: "pixels", "shapes-kl" (packaged miniature), a local folder, or a hub name.
 
-    ``scale`` is for pixels only: an ``AutoencoderKL`` brings its own. Raises ``ValueError`` naming
-    ``autoencoder.source`` where something is missing or unreadable.
+    ``vae/`` inside a folder is found. ``scale`` is for pixels only: an ``AutoencoderKL`` brings its own. Raises
+    ``ValueError`` naming ``autoencoder.source`` where something is missing or unreadable.
     """
     if source == "pixels":
         return Pixels(scale=scale)
     patterns = [f"{prefix}{name}" for prefix in ("", "vae/") for name in FILES]
-    folder = find_folder(source, key=KEY, files=patterns)
+    folder = MINIATURES.get(source) or find_folder(source, key=KEY, files=patterns)
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
     mend = "AutoencoderKL.from_pretrained(...).save_pretrained(folder) writes one (pickled files are never read)"
     files = require(folder, FILES, key=KEY, mend=mend)

@@ -85,7 +85,7 @@ def _autoencoder_folder(source: str) -> Path:
     if source == "pixels":
         raise ValueError(f"autoencoder=pixels: {PIPELINE} needs an AutoencoderKL; give the folder of one")
     patterns = [f"{prefix}{name}" for prefix in ("", "vae/") for name in (*autoencoders.FILES, *INDEX_FILES)]
-    folder = find_folder(source, key="autoencoder", files=patterns)
+    folder = autoencoders.MINIATURES.get(source) or find_folder(source, key="autoencoder", files=patterns)
     inner = folder / "vae"
     return inner if inner.is_dir() else folder
 

@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from miniature import small
 from omegaconf import OmegaConf
 
-from pixart.build.drawing import open_weights
+from pixart.build.drawing import open_weights, score_alignment
 from pixart.build.parts import autoencoder, model, text_encoder
-from pixart.config import SampleConfig, parse
+from pixart.config import EvaluateConfig, SampleConfig, parse
 from pixart.door import CONFIGS
 from pixart.formats.snapshot import NullKind, read_snapshot, write_snapshot
 
@@ -164,3 +164,29 @@ def text_dim(tmp_path: Path) -> int:
     section = small(3, tmp_path).text_encoder
     assert section is not None
     return section.dim
+
+
+def test_pictures_are_scored_at_the_sizes_asked_for_by_name_and_else_at_those_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pixart.metrics.alignment as alignment
+
+    seen: list[set[tuple[int, ...]]] = []
+    real = alignment.score
+    monkeypatch.setattr(
+        alignment, "score", lambda images, targets: seen.append({i.shape[:2] for i in images}) or real(images, targets)
+    )
+    weights = snapshot(tmp_path / "a.safetensors", null_caption=None)
+    asked = {
+        **{"weights": {"a": weights, "b": weights}, "json": None, "images": None, "per_task": 1, "seed": 0},
+        **{"scheduler": None, "num_inference_steps": 1, "guidance_scale": 1.0, "batch_size": 8, "precision": None},
+        **{"started": None, "sizes": {"b": [[24, 48]]}},
+    }
+    if "compile" in EvaluateConfig.model_fields:
+        asked["compile"] = False
+    config = parse(asked, EvaluateConfig)
+    for name in ("a", "b"):
+        assert score_alignment(name, config, None)["interval"][0] >= 0
+    assert seen == [{(40, 40), (32, 48), (48, 32)}, {(24, 48)}]
+    with pytest.raises(ValueError, match="sizes: there are no weights named 'c', only a, b"):
+        parse({**asked, "sizes": {"c": [[24, 48]]}}, EvaluateConfig)
