@@ -3,13 +3,11 @@
 Letters: N batch, T image tokens, L caption tokens, D width, P patch side, C output channels.
 """
 
-from typing import Any
-
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from pixart.models.attention import CrossAttention, SelfAttention
+from pixart.models.attention import CrossAttention, KeysValues, SelfAttention, Text
 from pixart.models.precision import as_given
 
 
@@ -64,12 +62,12 @@ class PixArtBlock(nn.Module):
         with as_given(t.device):
             return self.adaLN_modulation(t).unflatten(1, (6, -1)).chunk(6, dim=1)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None, padding: Any) -> Tensor:
-        """``x`` (N, T, D), ``t`` as in ``modulation``, ``y`` (N, L, D) or None -> (N, T, D)."""
+    def forward(self, x: Tensor, t: Tensor, text: Text | KeysValues | None) -> Tensor:
+        """``x`` (N, T, D), ``t`` as in ``modulation``, the captions of N images or None -> (N, T, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(t)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1))
         if self.cross_attn is not None:
-            x = x + self.cross_attn(x, y, padding)
+            x = x + self.cross_attn(x, text)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 

@@ -13,8 +13,9 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from pixart.batch import Conditioning
-from pixart.models.attention import choose
+from pixart.models.attention import Text, choose
 from pixart.models.blocks import FinalLayer, PixArtBlock, own_modulation
+from pixart.models.captions import counted, located
 from pixart.models.embeddings import ConditionEmbedder, NumberEmbedder, Positions
 from pixart.models.initialise import initialise
 from pixart.models.numbers import check_config, wrong_word
@@ -120,10 +121,10 @@ class PixArt(nn.Module):
             x = self.x_embedder(x_t.to(dtype)) + self.positions(h, w, x_t.device).to(dtype)  # (N, T, D)
             t = self.embed_time(t, cond)  # (N, D)
             modulation = self.shared_modulation(t)  # (N, 6, D) or (N, D)
-        y, padding = self.embed_text(cond, h * w)  # (N, L, D)
+        text = self.embed_text(cond, h * w)
         run = through(self.checkpointing if self.training else "none")
         for block in self.blocks:
-            x = run(block, x, modulation, y, padding)  # (N, T, D)
+            x = run(block, x, modulation, text)  # (N, T, D)
         with as_given(x.device):
             x = self.final_layer(x, t)  # (N, T, P * P * out)
         return self.unpatchify(x, h, w).float()  # (N, out, H, W)
@@ -142,21 +143,25 @@ class PixArt(nn.Module):
             vector = vector + torch.cat(size, dim=1)
         return vector
 
-    def embed_text(self, cond: Conditioning, queries: int) -> tuple[Tensor | None, Any]:
-        """Caption tokens (N, L, D), and their padding as the attention backend wants it for T = ``queries``."""
+    def embed_text(self, cond: Conditioning, queries: int) -> Text | None:
+        """Captions as every block takes them, T being ``queries``; of padding nothing is computed where that is known.
+
+        It is known on the CPU, and elsewhere where ``cond.places`` says it: there a look would cost a synchronisation.
+        """
         if self.y_embedder.y_proj is None:
             if cond.tokens is not None:
                 raise ValueError("this model is conditioned on labels: give cond.label (N,), and no cond.tokens")
-            return None, None
+            return None
         if cond.tokens is None:
             raise ValueError(
                 "this model is conditioned on text: give cond.tokens (N, L, text_dim) and cond.mask (N, L)"
             )
         dtype = self.x_embedder.proj.weight.dtype
         if cond.mask is None:
-            return self.y_embedder.y_proj(cond.tokens.to(dtype)), None
-        tokens = cond.tokens.to(dtype).masked_fill(~cond.mask[..., None], 0.0)  # whatever lies there, NaN too
-        return self.y_embedder.y_proj(tokens), choose(self.attention, tokens.device).prepare(cond.mask, queries)
+            return Text(self.y_embedder.y_proj(cond.tokens.to(dtype)), None)
+        tokens, mask, places = located(cond.tokens, cond.mask, cond.places)
+        padding = choose(self.attention, tokens.device).prepare(mask, queries, places)
+        return Text(self.y_embedder.y_proj(counted(tokens, mask, padding.places).to(dtype)), padding)  # (S, D)
 
     def shared_modulation(self, t: Tensor) -> Tensor:
         """The time vector (N, D) as the blocks take it: adaLN-single's one modulation (N, 6, D), or unchanged."""

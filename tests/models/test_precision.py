@@ -46,7 +46,7 @@ def test_bfloat16_is_inside_the_blocks_and_the_caption_and_nowhere_else(small, r
 def test_the_residual_stream_and_modulations_enter_every_block_in_float32(small, captioned, x_t, t, adaln):
     model, entered = small(adaln=adaln), []
     for block in [*model.blocks, model.final_layer]:
-        block.register_forward_pre_hook(lambda _, inputs: entered.append([x.dtype for x in inputs[:3]]))
+        block.register_forward_pre_hook(lambda _, inputs: entered.append([getattr(x, "y", x).dtype for x in inputs]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(x_t, t, captioned)
     stream = [torch.float32, torch.float32]
