@@ -43,6 +43,7 @@ def sample(values: dict[str, Any]) -> None:
         null_caption=asked.null_caption,
         null_mask=asked.null_mask,
         told_aspect_ratio=asked.told_aspect_ratio,
+        compiled=asked.compile,
     )
     wanted: list[Any] = [x for x in (prompts or asked.labels or ()) for _ in range(asked.images_per_prompt)]
     seeds = [asked.seed + i for i in range(len(wanted))]

@@ -22,7 +22,8 @@ Scheduler = Literal[
 
 _WEIGHTS_APART = 1e6
 
-# A resume may change these: none of them changes what a step computes.
+# A resume may change these: none of them changes what a step computes. `compile` is not among them: fused kernels round
+# otherwise than those one by one.
 FREE_ON_RESUME = frozenset({
     "steps", "micro_batch", "run_dir", "resume", "init_from", "reparameterise", "log_every", "validate_every",
     "sample_every", "snapshot_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite", "dollars_per_device_hour",
@@ -225,6 +226,7 @@ class Config(Section):
     precision: Precision
     tf32: bool
     deterministic: bool
+    compile: bool
     log_every: Positive
     validate_every: Cadence
     sample_every: Cadence
@@ -296,6 +298,7 @@ class Draw(Section):
     guidance_scale: Rate | None
     batch_size: Positive
     precision: Precision | None
+    compile: bool
 
 
 class SampleConfig(Draw):

@@ -17,6 +17,7 @@ from pixart.formats.pipeline_folder import is_distilled
 from pixart.formats.positions import Untold
 from pixart.formats.reading import build
 from pixart.formats.weights import objective_of, run_config
+from pixart.models.compiled import compile_blocks
 from pixart.sampling.grid import make_grid
 from pixart.sampling.pipeline import Pipeline
 from pixart.sampling.words import NullMask, ToldRatio
@@ -65,14 +66,16 @@ def open_weights(
     null_caption: Literal["empty", "y_embedding"] | None = None,
     null_mask: NullMask | None = None,
     told_aspect_ratio: ToldRatio | None = None,
+    compiled: bool = False,
 ) -> Opened:
     """A pipeline from weights of any format, with the sizes that they were trained on and the habits of their run.
 
     Sources of encoders are for weights that do not name theirs, or in place of those. ``null_caption`` is the text
     encoder's of the empty caption, or the official rows, None for what the weights carry; ``null_mask`` None looks at
     as many official rows as the prompt has tokens, and at all of an empty caption's. The aspect ratio is told as in
-    training where ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, are to give
-    official rows that they do not have, name no encoder and none is given, or were trained with another.
+    training where ``told_aspect_ratio`` is None; ``compiled`` compiles the model's blocks. Raises ``ValueError`` where
+    the weights cannot be read, are to give official rows that they do not have, name no encoder and none is given, or
+    were trained with another.
     """
     found = _read(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -87,8 +90,11 @@ def open_weights(
         raise ValueError(f"null_caption=y_embedding: {weights} does not carry it; take null_caption=empty")
     if around.text_encoder is not None:
         around.text_encoder.to(device)
+    model = build(found).to(device)
+    if compiled:
+        compile_blocks(model, device)
     pipeline = Pipeline(
-        build(found).to(device),
+        model,
         around.objective,
         around.text_encoder,
         around.autoencoder.to(device),
@@ -180,7 +186,7 @@ def score_alignment(weights: str, asked: EvaluateConfig, grid: Path | None) -> d
     from pixart.metrics.alignment import score
 
     pipeline, sizes, habits = open_weights(
-        weights, precision=asked.precision, text_source=None, autoencoder_source=None
+        weights, precision=asked.precision, text_source=None, autoencoder_source=None, compiled=asked.compile
     )
     wanted: list[Any]
     if pipeline.text_encoder is None:

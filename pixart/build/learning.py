@@ -8,6 +8,7 @@ from pixart.build.reading import RunData, read_batches
 from pixart.config import Config
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
+from pixart.models.compiled import compile_blocks
 from pixart.models.dit import PixArt
 from pixart.training.ema import Ema
 from pixart.training.faults import Faults
@@ -64,6 +65,8 @@ def _prepare(
     config: Config, accelerator: Accelerator, sharding: Sharding, bare: PixArt
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     section = config.optimizer
+    if config.compile:
+        compile_blocks(bare, accelerator.device)
     # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
     # the first rank read for all.
     prepared = distributed(accelerator, bare, sharding)

@@ -20,8 +20,8 @@ from pixart.models.embeddings import ConditionEmbedder, NumberEmbedder, Position
 from pixart.models.initialise import initialise
 from pixart.models.numbers import check_config, wrong_word
 from pixart.models.precision import as_given
-from pixart.models.recompute import Checkpointing, through
-from pixart.models.weights import NULL_CAPTION, read_file, read_model_config
+from pixart.models.recompute import Checkpointing
+from pixart.models.weights import NULL_CAPTION, check_tensors, read_file, read_model_config
 
 __all__ = ["PixArt"]
 
@@ -77,7 +77,7 @@ class PixArt(nn.Module):
         _check(config)
         self.config: dict[str, Any] = config
         self.patch_size, self.out_channels = patch_size, out_channels
-        self.attention, self.checkpointing = attention, checkpointing
+        self.attention = attention
         shared = adaln == "single"
         device = torch.get_default_device()
         with torch.device("meta"):  # no memory and no random numbers until the one initialisation below
@@ -99,6 +99,7 @@ class PixArt(nn.Module):
                     shared_modulation=shared,
                     attention=attention,
                     fp32_attention=fp32_attention,
+                    checkpointing=checkpointing,
                 )
                 for _ in range(depth)
             )
@@ -119,12 +120,12 @@ class PixArt(nn.Module):
         dtype = self.x_embedder.proj.weight.dtype  # the residual stream has the weights' precision, autocast or not
         with as_given(x_t.device):  # autocast reaches the caption and the blocks' insides, see docs/precision.md
             x = self.x_embedder(x_t.to(dtype)) + self.positions(h, w, x_t.device).to(dtype)  # (N, T, D)
+            x = x.contiguous()  # as it leaves a block: compiled, the first is not to be a graph of its own
             t = self.embed_time(t, cond)  # (N, D)
             modulation = self.shared_modulation(t)  # (N, 6, D) or (N, D)
         text = self.embed_text(cond, h * w)
-        run = through(self.checkpointing if self.training else "none")
         for block in self.blocks:
-            x = run(block, x, modulation, text)  # (N, T, D)
+            x = block(x, modulation, text)  # (N, T, D)
         with as_given(x.device):
             x = self.final_layer(x, t)  # (N, T, P * P * out)
         return self.unpatchify(x, h, w).float()  # (N, out, H, W)
@@ -197,16 +198,6 @@ def from_config(path: str | Path, config: dict[str, Any]) -> PixArt:
         return PixArt(**config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: the model it describes cannot be built ({error})") from error
-
-
-def check_tensors(path: str | Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
-    """``ValueError`` naming the first tensor that the model lacks, wants, or wants in another shape."""
-    wanted = model.state_dict()
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        raise ValueError(f"{path}: tensor '{name}' is {'missing' if name in wanted else 'unknown to the model'}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise ValueError(f"{path}: tensor '{name}' is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
 
 
 def _check(config: dict[str, Any]) -> None:
