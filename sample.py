@@ -44,6 +44,7 @@ def sample(values: dict[str, Any]) -> None:
         null_mask=asked.null_mask,
         told_aspect_ratio=asked.told_aspect_ratio,
         compiled=asked.compile,
+        tiled=asked.tiled,
     )
     wanted: list[Any] = [x for x in (prompts or asked.labels or ()) for _ in range(asked.images_per_prompt)]
     seeds = [asked.seed + i for i in range(len(wanted))]
@@ -56,6 +57,8 @@ def sample(values: dict[str, Any]) -> None:
         sizes=[(height, width)] * len(wanted),
         **how._asdict(),
         guidance_channels=asked.guidance_channels,
+        guidance_interval=asked.guidance_interval,
+        decode_batch=asked.decode_batch,
         batch_size=asked.batch_size,
         binning=asked.binning,
     )

@@ -199,6 +199,7 @@ class Sampling(Section):
     num_inference_steps: Positive
     guidance_scale: Rate
     guidance_channels: Literal["all", "three"]
+    guidance_interval: tuple[Share, Share] | None
     seed: Seed
     labels: tuple[Cadence, ...]
     prompts: tuple[str, ...]
@@ -313,6 +314,9 @@ class SampleConfig(Draw):
     width: Positive | None
     aspect_ratio: Annotated[float, Field(gt=0)] | None
     guidance_channels: Literal["all", "three"]
+    guidance_interval: tuple[Share, Share] | None
+    decode_batch: Positive
+    tiled: bool
     binning: Literal["none", "official"]
     told_aspect_ratio: Literal["exact", "bucket"] | None
     null_caption: Literal["empty", "y_embedding"] | None

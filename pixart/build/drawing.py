@@ -67,15 +67,16 @@ def open_weights(
     null_mask: NullMask | None = None,
     told_aspect_ratio: ToldRatio | None = None,
     compiled: bool = False,
+    tiled: bool = False,
 ) -> Opened:
     """A pipeline from weights of any format, with the sizes that they were trained on and the habits of their run.
 
     Sources of encoders are for weights that do not name theirs, or in place of those. ``null_caption`` is the text
     encoder's of the empty caption, or the official rows, None for what the weights carry; ``null_mask`` None looks at
     as many official rows as the prompt has tokens, and at all of an empty caption's. The aspect ratio is told as in
-    training where ``told_aspect_ratio`` is None; ``compiled`` compiles the model's blocks. Raises ``ValueError`` where
-    the weights cannot be read, are to give official rows that they do not have, name no encoder and none is given, or
-    were trained with another.
+    training where ``told_aspect_ratio`` is None; ``compiled`` compiles the model's blocks, ``tiled`` decodes in tiles.
+    Raises ``ValueError`` where the weights cannot be read, are to give official rows that they do not have, name no
+    encoder and none is given, or were trained with another.
     """
     found = _read(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,6 +91,7 @@ def open_weights(
         raise ValueError(f"null_caption=y_embedding: {weights} does not carry it; take null_caption=empty")
     if around.text_encoder is not None:
         around.text_encoder.to(device)
+    around.autoencoder.use_tiling(tiled)
     model = build(found).to(device)
     if compiled:
         compile_blocks(model, device)

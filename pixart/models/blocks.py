@@ -68,6 +68,10 @@ class PixArtBlock(nn.Module):
         with as_given(t.device):
             return self.adaLN_modulation(t).unflatten(1, (6, -1)).chunk(6, dim=1)
 
+    def keys_values(self, text: Text | None) -> KeysValues | None:
+        """What the block looks at in ``text``; ``forward`` takes it in place of that."""
+        return None if self.cross_attn is None or text is None else self.cross_attn.keys_values(text)
+
     def residuals(self, x: Tensor, t: Tensor, text: Text | KeysValues | None) -> Tensor:
         """The block itself; inputs and output as of ``forward``."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(t)

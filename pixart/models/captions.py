@@ -6,7 +6,7 @@ Letters: N batch, L caption tokens, S caption tokens that count in a batch, D wi
 import torch
 from torch import Tensor
 
-from pixart.batch import places_of
+from pixart.batch import Conditioning, places_of
 
 
 def located(tokens: Tensor, mask: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -29,3 +29,11 @@ def counted(tokens: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
         return tokens.masked_fill(~mask.bool()[..., None], 0.0)
     real = mask.flatten()[places].bool()
     return tokens.flatten(0, 1).index_select(0, places).masked_fill(~real[:, None], 0.0)
+
+
+def check_told(cond: Conditioning, *, text: bool) -> None:
+    """``ValueError`` where ``cond`` lacks the captions of a model with ``text``, or has them for one without."""
+    if text and cond.tokens is None:
+        raise ValueError("this model is conditioned on text: give cond.tokens (N, L, text_dim) and cond.mask (N, L)")
+    if not text and cond.tokens is not None:
+        raise ValueError("this model is conditioned on labels: give cond.label (N,), and no cond.tokens")

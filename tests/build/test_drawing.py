@@ -45,7 +45,8 @@ def snapshot(
 def told(pipeline: Any) -> list[Any]:
     """What the model hears in one step of a guided picture."""
     heard: list[Any] = []
-    pipeline.model.register_forward_pre_hook(lambda _, args: heard.append(args[2]))
+    prepare = pipeline.model.prepare
+    pipeline.model.prepare = lambda *asked: heard.append(asked[0]) or prepare(*asked)
     pipeline(
         prompts=["a red circle"], seeds=[0], sizes=[(40, 56)], guidance_scale=2.0, num_inference_steps=1,
         guidance_channels="all", scheduler_name="dpm_solver", batch_size=1,
