@@ -317,6 +317,7 @@ class SampleConfig(Draw):
     guidance_interval: tuple[Share, Share] | None
     decode_batch: Positive
     tiled: bool
+    low_memory: bool
     binning: Literal["none", "official"]
     told_aspect_ratio: Literal["exact", "bucket"] | None
     null_caption: Literal["empty", "y_embedding"] | None

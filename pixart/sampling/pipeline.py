@@ -13,7 +13,7 @@ from pixart.diffusion.guidance import GuidanceChannels, Interval
 from pixart.diffusion.objective import Objective
 from pixart.diffusion.sampler import make_scheduler, sample
 from pixart.encoders.autoencoder import LatentSpace
-from pixart.encoders.text import TextEncoder
+from pixart.encoders.text import CaptionEncoder
 from pixart.sampling.denoising import InPrecision, Precision
 from pixart.sampling.framing import Binning, crop_back, drawn_size
 from pixart.sampling.request import Size, batches, check_numbers, check_words
@@ -41,7 +41,7 @@ class Pipeline:
         self,
         model: nn.Module,
         objective: Objective,
-        text_encoder: TextEncoder | None,
+        text_encoder: CaptionEncoder | None,
         autoencoder: LatentSpace,
         *,
         device: torch.device | str,
