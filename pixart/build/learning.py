@@ -18,6 +18,7 @@ from pixart.training.loop import Learner, Pace
 from pixart.training.optim import make_optimizer
 from pixart.training.processes.launcher import launcher
 from pixart.training.processes.sharding import Sharding, decided, distributed
+from pixart.training.rehearsal import rehearse
 from pixart.training.run_directory import RunDirectory
 from pixart.training.tracking import Averages
 
@@ -70,6 +71,9 @@ def _prepare(
     # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
     # the first rank read for all.
     prepared = distributed(accelerator, bare, sharding)
+    if config.compile:
+        tokens = 0 if config.text_encoder is None else config.text_encoder.max_tokens
+        rehearse(accelerator, prepared, bare, images=min(2, config.micro_batch), tokens=tokens)
     optimizer = make_optimizer(
         bare,
         lr=config.peak_lr,
