@@ -1,11 +1,13 @@
 """A run with compiled blocks: resumed, it makes the steps that it would have made unbroken."""
 
+import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from miniature import Silent, small
+from miniature import SMALL, Silent, small
+from scripts import run_script
 from torch._dynamo.utils import counters
 
 from pixart.build import learning
@@ -34,6 +36,29 @@ def test_3_and_3_compiled_steps_are_6_to_the_bit_and_those_of_eager_to_1e_4(
     for name, tensor in unbroken.items():
         assert torch.equal(resumed[name], tensor), name
         torch.testing.assert_close(eager[name], tensor, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sharding", "checkpointing"), [("none", "selective"), ("full_shard", "none"), ("full_shard", "blocks")]
+)
+def test_2_compiled_ranks_log_the_losses_of_1_eager_process_to_1e_5(
+    tmp_path: Path, sharding: str, checkpointing: str
+) -> None:
+    common = ["+stage=2", *SMALL, *QUIET, "snapshot_every=0", "log_every=1", "steps=3"]
+    two = [
+        f"sharding={sharding}",
+        f"model.checkpointing={checkpointing}",
+        "compile=true",
+        f"run_dir={tmp_path / 'two'}",
+    ]
+    wanted = [(2, [*common, *two]), (1, [*common, f"run_dir={tmp_path / 'alone'}"])]
+    run_script("ranks.py", wanted=[{"world_size": n, "overrides": given, "kill_at": None} for n, given in wanted])
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "alone")
+    ]
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_rehearsal_compiles_the_1_graph_of_a_step_and_leaves_no_gradient() -> None:
