@@ -33,6 +33,7 @@ def sample(values: dict[str, Any]) -> None:
     prompts = None if asked.prompts is None else read_prompts(asked.prompts)
     from pixart.build.drawing import open_weights
     from pixart.sampling.gallery import write_gallery
+    from pixart.sampling.memory import peak_memory
     from pixart.sampling.page import Result
 
     pipeline, trained, habits = open_weights(
@@ -43,6 +44,9 @@ def sample(values: dict[str, Any]) -> None:
         null_caption=asked.null_caption,
         null_mask=asked.null_mask,
         told_aspect_ratio=asked.told_aspect_ratio,
+        compiled=asked.compile,
+        tiled=asked.tiled or asked.low_memory,
+        low_memory=(prompts or ()) if asked.low_memory else None,
     )
     wanted: list[Any] = [x for x in (prompts or asked.labels or ()) for _ in range(asked.images_per_prompt)]
     seeds = [asked.seed + i for i in range(len(wanted))]
@@ -55,7 +59,9 @@ def sample(values: dict[str, Any]) -> None:
         sizes=[(height, width)] * len(wanted),
         **how._asdict(),
         guidance_channels=asked.guidance_channels,
-        batch_size=asked.batch_size,
+        guidance_interval=asked.guidance_interval,
+        decode_batch=1 if asked.low_memory else asked.decode_batch,
+        batch_size=1 if asked.low_memory else asked.batch_size,
         binning=asked.binning,
     )
     results = [
@@ -67,6 +73,8 @@ def sample(values: dict[str, Any]) -> None:
     ]  # fmt: skip
     out = Path(asked.out)
     write_gallery(out, images, results, columns=asked.columns, title=f"Samples of {asked.weights}")
+    if asked.low_memory:
+        print(f"peak memory {peak_memory(pipeline.device) / 2**30:.2f} GiB on {pipeline.device.type}")
     print(f"{len(images)} pictures: {out / 'grid.png'}, {out / 'index.html'}, {out / 'results.jsonl'}")
 
 

@@ -19,6 +19,7 @@ class Conditioning(NamedTuple):
     size: Tensor | None = None  # (N, 2) height and width in pixels of the original image, float32
     aspect_ratio: Tensor | None = None  # (N, 1) height / width, float32
     label: Tensor | None = None  # (N,) int64; the row after the last class is the null label
+    places: Tensor | None = None  # (S,) int64, ``places_of(mask)`` where the host knew the mask; None where it did not
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Conditioning":
         """The same words on ``device``."""
@@ -28,6 +29,12 @@ class Conditioning(NamedTuple):
 def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
     """Two batches of conditioning as one of N1 + N2 rows; the shorter captions are padded with masked tokens."""
     longest = max(c.tokens.shape[1] for c in (first, second) if c.tokens is not None) if first.tokens is not None else 0
+
+    if first.places is None or second.places is None:  # they only save work
+        first, second = first._replace(places=None), second._replace(places=None)
+    elif first.mask is not None:
+        second = _in_rows_of(second, longest, len(first.mask))
+        first = _in_rows_of(first, longest, 0)
 
     def padded(x: Tensor, name: str) -> Tensor:
         if name not in ("tokens", "mask"):
@@ -41,6 +48,26 @@ def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
             raise ValueError(f"cannot join conditionings: only one of the two holds '{name}'")
         joined[name] = None if a is None or b is None else torch.cat([padded(a, name), padded(b, name)])
     return Conditioning(**joined)
+
+
+def _in_rows_of(cond: Conditioning, length: int, first_row: int) -> Conditioning:
+    """``cond`` with its places as they are in rows of ``length`` tokens, its first row being ``first_row``."""
+    assert cond.mask is not None
+    assert cond.places is not None
+    own = cond.mask.shape[1]
+    rows, columns = cond.places // own, cond.places % own
+    return cond._replace(places=(rows + first_row) * length + columns)
+
+
+def places_of(mask: Tensor) -> Tensor:
+    """Where among N * L tokens those lie that attention looks at: (S,) int64, N <= S <= N * L, ascending.
+
+    They are the real ones of ``mask`` (N, L), and of a caption that has none its first: so that no row is left empty.
+    How many there are is read on the host: on a GPU that waits for all that was asked of it before.
+    """
+    nothing = ~mask.any(dim=1, keepdim=True)  # (N, 1)
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return (mask | (nothing & first)).flatten().nonzero().squeeze(1)
 
 
 class Fault(NamedTuple):
@@ -69,6 +96,7 @@ class Batch(NamedTuple):
     size: Tensor | None = None  # (N, 2) float32
     aspect_ratio: Tensor | None = None  # (N, 1) float32
     faults: tuple[Fault, ...] = ()  # the samples that others stand in for
+    places: Tensor | None = None  # (S,) int64, ``places_of(mask)``
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on ``device``; keys stay where they are."""

@@ -22,7 +22,8 @@ Scheduler = Literal[
 
 _WEIGHTS_APART = 1e6
 
-# A resume may change these: none of them changes what a step computes.
+# A resume may change these: none of them changes what a step computes. `compile` is not among them: fused kernels round
+# otherwise than those one by one.
 FREE_ON_RESUME = frozenset({
     "steps", "micro_batch", "run_dir", "resume", "init_from", "reparameterise", "log_every", "validate_every",
     "sample_every", "snapshot_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite", "dollars_per_device_hour",
@@ -208,6 +209,7 @@ class Sampling(Section):
     num_inference_steps: Positive
     guidance_scale: Rate
     guidance_channels: Literal["all", "three"]
+    guidance_interval: tuple[Share, Share] | None
     seed: Seed
     labels: tuple[Cadence, ...]
     prompts: tuple[str, ...]
@@ -235,6 +237,7 @@ class Config(Section):
     precision: Precision
     tf32: bool
     deterministic: bool
+    compile: bool
     log_every: Positive
     validate_every: Cadence
     sample_every: Cadence
@@ -315,6 +318,7 @@ class Draw(Section):
     guidance_scale: Rate | None
     batch_size: Positive
     precision: Precision | None
+    compile: bool
 
 
 class SampleConfig(Draw):
@@ -329,6 +333,10 @@ class SampleConfig(Draw):
     width: Positive | None
     aspect_ratio: Annotated[float, Field(gt=0)] | None
     guidance_channels: Literal["all", "three"]
+    guidance_interval: tuple[Share, Share] | None
+    decode_batch: Positive
+    tiled: bool
+    low_memory: bool
     binning: Literal["none", "official"]
     told_aspect_ratio: Literal["exact", "bucket"] | None
     null_caption: Literal["empty", "y_embedding"] | None

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -80,6 +81,8 @@ def fork_rank(
             values = (rank, rank, world_size, world_size, "127.0.0.1", port)
             os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
         os.environ.update(environ)
+        # Of a compiled run the graphs are of interest here; kernels take a compiler minutes.
+        learning.compile_blocks = partial(learning.compile_blocks, backend="aot_eager")
         if poisoned is not None and rank == world_size - 1:
             poison(poisoned)
         learning.read_batches = told(learning.read_batches, Path(config.run_dir or "") / f"keys_{rank}.jsonl")

@@ -18,7 +18,7 @@ from pixart.door import door
 def evaluate(values: dict[str, Any]) -> None:
     """Draw held-out prompts (or labels) with each of the weights, score the pictures, print and write the scores."""
     asked = parse(values, EvaluateConfig)
-    from pixart.build.drawing import score_alignment
+    from pixart.build.scoring import score_alignment
 
     scores: dict[str, Any] = {}
     for name in asked.named:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pixart.benchmark.candidates import candidates, unmasked
+from pixart.benchmark.candidates import candidates, laid_out, unmasked
 from pixart.benchmark.case import on
 from pixart.benchmark.device import DTYPES, Choice, Wanted, pick, precision_on, settle
 from pixart.benchmark.examples import STRIDE, Text, lengths
@@ -101,7 +101,7 @@ def _inputs(
 
 
 def _compared(backends: dict[str, Backend], inputs: Inputs, what: str, repeats: int, run: Run) -> Iterator[Figure]:
-    expected = BACKENDS["sdpa"].attend(*inputs[:3], _prepared(BACKENDS["sdpa"], inputs))
+    expected = _way(BACKENDS["sdpa"], inputs)()
     ways: dict[str, Callable[[], Tensor]] = {}
     for name, backend in backends.items():
         way = _way(backend, inputs)
@@ -119,7 +119,7 @@ def _compared(backends: dict[str, Backend], inputs: Inputs, what: str, repeats: 
 
 
 def _prepared(backend: Backend, inputs: Inputs) -> Any:
-    return None if inputs.mask is None else backend.prepare(inputs.mask, inputs.q.shape[1])
+    return None if inputs.mask is None else backend.prepare(inputs.mask, inputs.q.shape[1], None)
 
 
 def _way(backend: Backend, inputs: Inputs) -> Callable[[], Tensor]:
@@ -128,7 +128,8 @@ def _way(backend: Backend, inputs: Inputs) -> Callable[[], Tensor]:
     def way() -> Tensor:
         if not padding:
             padding.append(_prepared(backend, inputs))
-        return backend.attend(*inputs[:3], padding[0])
+        k, v = laid_out(backend, inputs.k, inputs.v, padding[0])
+        return backend.attend(inputs.q, k, v, padding[0])
 
     return way
 

@@ -14,7 +14,24 @@ def candidates(device: torch.device) -> dict[str, Backend]:
     """What torch has for this kind of device; variable lengths and the backward of flex are for CUDA alone."""
     if device.type != "cuda":
         return {}
-    return {"torch flex": Backend(_prepare_flex, _flex), "torch varlen": Backend(_prepare_varlen, _varlen)}
+    return {
+        "torch flex": Backend(_prepare_flex, _as_it_is, _flex),
+        "torch varlen": Backend(_prepare_varlen, _as_it_is, _varlen),
+    }
+
+
+def laid_out(backend: Backend, k: Tensor, v: Tensor, padding: Any) -> tuple[Tensor, Tensor]:
+    """Keys and values (N, L, h, d) as ``backend`` takes them: what a block does with those that it has computed."""
+    if padding is None:
+        return k, v
+    kv, places = torch.cat([k.flatten(2), v.flatten(2)], dim=-1), getattr(padding, "places", None)  # (N, L, 2D)
+    kv = backend.spread(kv if places is None else kv.flatten(0, 1)[places], padding)
+    k, v = kv.unflatten(-1, (2, k.shape[2], -1)).unbind(-3)
+    return k, v
+
+
+def _as_it_is(kv: Tensor, _: Any) -> Tensor:
+    return kv
 
 
 def unmasked(q: Tensor, k: Tensor, v: Tensor, _: Any) -> Tensor:
@@ -23,7 +40,7 @@ def unmasked(q: Tensor, k: Tensor, v: Tensor, _: Any) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
-def _prepare_flex(mask: Tensor, queries: int) -> Any:
+def _prepare_flex(mask: Tensor, queries: int, _: Tensor | None) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     def real(n: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
@@ -51,18 +68,18 @@ class _Lengths(NamedTuple):
     longest: int
 
 
-def _prepare_varlen(mask: Tensor, _: int) -> _Lengths:
+def _prepare_varlen(mask: Tensor, _: int, places: Tensor | None) -> _Lengths:
     ends = F.pad(mask.sum(dim=1).cumsum(0), (1, 0)).int()
-    return _Lengths(mask.flatten().nonzero().squeeze(1), ends, mask.shape[1])
+    places = mask.flatten().nonzero().squeeze(1) if places is None else places
+    return _Lengths(places, ends, mask.shape[1])
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, padding: _Lengths | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     queries = torch.arange(len(q) + 1, device=q.device, dtype=torch.int32) * q.shape[1]
-    if padding is None:
-        padding = _Lengths(torch.arange(k.shape[0] * k.shape[1], device=k.device), queries, k.shape[1])
-    k, v = (x.flatten(0, 1)[padding.places] for x in (k, v))  # (S, h, d)
-    values = varlen_attn(q.flatten(0, 1), k, v, queries, padding.ends, q.shape[1], padding.longest)
+    ends, longest = (queries, k.shape[1]) if padding is None else (padding.ends, padding.longest)
+    k, v = (x.flatten(0, -3) for x in (k, v))  # (S, h, d), packed already where there is padding
+    values = varlen_attn(q.flatten(0, 1), k, v, queries, ends, q.shape[1], longest)
     assert isinstance(values, Tensor)
     return values.view(q.shape)

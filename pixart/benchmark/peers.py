@@ -14,6 +14,7 @@ from pixart.benchmark.examples import CHANNELS, STRIDE
 from pixart.config import Model, Section
 from pixart.formats.diffusers_folder import diffusers_config
 from pixart.formats.diffusers_names import split
+from pixart.models.compiled import compile_blocks
 from pixart.models.dit import PixArt
 
 M = TypeVar("M", bound=nn.Module)
@@ -75,8 +76,7 @@ def twin(module: M) -> M:
 
 def compile_ours(model: PixArt, settings: Compilation) -> None:
     """Block by block, as training compiles it."""
-    for block in model.blocks:
-        block.compile(dynamic=None, backend=settings.backend)
+    compile_blocks(model, next(model.parameters()).device, backend=settings.backend)
 
 
 def compile_theirs(model: nn.Module, settings: Compilation) -> None:

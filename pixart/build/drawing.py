@@ -1,23 +1,25 @@
 """Weights to pictures and scores, for the doors that do not train."""
 
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 
 from pixart.build.parts import DTYPES, autoencoder, text_encoder
 from pixart.build.remembered import Remembered, path_of, path_told, remember
-from pixart.config import Draw, EvaluateConfig, Precision
+from pixart.config import Draw, Precision
 from pixart.data.buckets import Bucket, buckets_for
 from pixart.diffusion.objective import Objective
 from pixart.encoders.autoencoder import LatentSpace, load_autoencoder
-from pixart.encoders.text import TextEncoder, load_text_encoder
+from pixart.encoders.recalled import Recalled
+from pixart.encoders.text import CaptionEncoder, TextEncoder, load_text_encoder
 from pixart.formats import Weights, read, released
 from pixart.formats.pipeline_folder import is_distilled
 from pixart.formats.positions import Untold
 from pixart.formats.reading import build
 from pixart.formats.weights import objective_of, run_config
-from pixart.sampling.grid import make_grid
+from pixart.models.compiled import compile_blocks
+from pixart.models.precision import halve
 from pixart.sampling.pipeline import Pipeline
 from pixart.sampling.words import NullMask, ToldRatio
 
@@ -65,32 +67,44 @@ def open_weights(
     null_caption: Literal["empty", "y_embedding"] | None = None,
     null_mask: NullMask | None = None,
     told_aspect_ratio: ToldRatio | None = None,
+    compiled: bool = False,
+    tiled: bool = False,
+    low_memory: Sequence[str] | None = None,
 ) -> Opened:
     """A pipeline from weights of any format, with the sizes that they were trained on and the habits of their run.
 
     Sources of encoders are for weights that do not name theirs, or in place of those. ``null_caption`` is the text
     encoder's of the empty caption, or the official rows, None for what the weights carry; ``null_mask`` None looks at
     as many official rows as the prompt has tokens, and at all of an empty caption's. The aspect ratio is told as in
-    training where ``told_aspect_ratio`` is None. Raises ``ValueError`` where the weights cannot be read, are to give
-    official rows that they do not have, name no encoder and none is given, or were trained with another.
+    training where ``told_aspect_ratio`` is None; ``compiled`` compiles the model's blocks, ``tiled`` decodes in tiles;
+    ``low_memory`` lists the only prompts that will be drawn: they are encoded here in 8 bit, and the encoder let go.
+    Raises ``ValueError`` where the weights cannot be read, are to give official rows that they do not have, name no
+    encoder and none is given, or were trained with another.
     """
     found = _read(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen: Precision = precision or ("bf16" if device.type == "cuda" else "fp32")
     if run_config(found).keys() - PATH_ALONE:
-        around = _as_trained(weights, found, text_source, autoencoder_source)
+        around = _as_trained(weights, found, text_source, autoencoder_source, lean=low_memory is not None)
     else:
-        around = _as_released(weights, found, text_source, autoencoder_source, DTYPES[chosen])
+        lean = low_memory is not None
+        around = _as_released(weights, found, text_source, autoencoder_source, DTYPES[chosen], lean=lean)
     carried = found.null_kind == "y_embedding"
     official = carried if null_caption is None else null_caption == "y_embedding"
     if official and not carried:
         raise ValueError(f"null_caption=y_embedding: {weights} does not carry it; take null_caption=empty")
-    if around.text_encoder is not None:
-        around.text_encoder.to(device)
+    captions = _captions(around.text_encoder, device, low_memory)
+    around.autoencoder.use_tiling(tiled)
+    model = build(found)
+    if low_memory is not None and chosen != "fp32":
+        halve(model, DTYPES[chosen])
+    model.to(device)
+    if compiled:
+        compile_blocks(model, device)
     pipeline = Pipeline(
-        build(found).to(device),
+        model,
         around.objective,
-        around.text_encoder,
+        captions,
         around.autoencoder.to(device),
         device=device,
         precision=chosen,
@@ -101,6 +115,22 @@ def open_weights(
     return Opened(pipeline, around.sizes, around.habits)
 
 
+def _captions(
+    encoder: TextEncoder | None, device: torch.device, beforehand: Sequence[str] | None
+) -> CaptionEncoder | None:
+    """The encoder on its device, or what it says of the prompts ``beforehand`` and of none, and its memory free."""
+    if encoder is None:
+        return None
+    encoder.to(device)
+    if beforehand is None:
+        return encoder
+    recalled = Recalled(encoder, [*beforehand, ""])
+    encoder.release()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return recalled
+
+
 def _read(weights: str) -> Weights:
     try:
         return read(weights)
@@ -109,11 +139,13 @@ def _read(weights: str) -> Weights:
         raise ValueError(f"{error}; drawing has no such key, so make a snapshot of them first: {way}") from error
 
 
-def _as_trained(weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None) -> _Around:
+def _as_trained(
+    weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None, *, lean: bool
+) -> _Around:
     """What a run of ours says of itself; its encoders must be those that it was trained with."""
     assert found.snapshot is not None
     config = _with_sources(remember(weights, found.snapshot.run_config), text_source, autoencoder_source)
-    encoder, latents = text_encoder(config), autoencoder(config)
+    encoder, latents = text_encoder(config, defer=lean, eight_bit=lean), autoencoder(config)
     stamps = {"text_encoder": None if encoder is None else encoder.fingerprint, "autoencoder": latents.fingerprint}
     for name, stamp in found.snapshot.stamps.items():
         if stamps.get(name) != stamp:
@@ -128,7 +160,13 @@ def _as_trained(weights: str, found: Weights, text_source: str | None, autoencod
 
 
 def _as_released(
-    weights: str, found: Weights, text_source: str | None, autoencoder_source: str | None, dtype: torch.dtype
+    weights: str,
+    found: Weights,
+    text_source: str | None,
+    autoencoder_source: str | None,
+    dtype: torch.dtype,
+    *,
+    lean: bool,
 ) -> _Around:
     """The surroundings of the released models, for weights that say nothing of theirs."""
     beside = None if found.pipeline is None else str(found.pipeline)
@@ -148,7 +186,12 @@ def _as_released(
     if "text_encoder" in needed:
         rows = len(found.null_caption) if found.null_kind == "y_embedding" and found.null_caption is not None else 0
         encoder = load_text_encoder(
-            str(needed["text_encoder"]), max_tokens=rows or released.CAPTION_TOKENS, cleaning="official", dtype=dtype
+            str(needed["text_encoder"]),
+            max_tokens=rows or released.CAPTION_TOKENS,
+            cleaning="official",
+            dtype=dtype,
+            defer=lean,
+            eight_bit=lean,
         )
     config = found.model_config
     resolution = config["input_size"] * latents.stride
@@ -168,39 +211,3 @@ def _with_sources(config: Remembered, text_source: str | None, autoencoder_sourc
         if source is not None and getattr(config, name) is not None
     }
     return config.model_copy(update=changed)
-
-
-def score_alignment(name: str, asked: EvaluateConfig, grid: Path | None) -> dict[str, Any]:
-    """The alignment of the weights of a name with held-out prompts of the embedded data set, ``per_task`` of each task.
-
-    A class-conditional model is asked for labels instead, as many as one task has prompts. ``grid`` is where a picture
-    of the first ones goes. Returns ``pixart.metrics.alignment.Report.as_dict()``.
-    """
-    from pixart.data.embedded.shapes import TASKS, label_target, prompts
-    from pixart.metrics.alignment import score
-
-    pipeline, sizes, habits = open_weights(
-        asked.named[name], precision=asked.precision, text_source=None, autoencoder_source=None
-    )
-    drawn = asked.sizes.get(name) or sizes
-    wanted: list[Any]
-    if pipeline.text_encoder is None:
-        wanted = [i % pipeline.config["num_classes"] for i in range(asked.per_task)]
-        targets = [label_target(label) for label in wanted]
-    else:
-        held_out = [prompt for task in TASKS for prompt in prompts(task, asked.per_task, asked.seed)]
-        wanted, targets = [prompt.text for prompt in held_out], [prompt.target for prompt in held_out]
-    images = pipeline(
-        prompts=None if pipeline.text_encoder is None else wanted,
-        labels=wanted if pipeline.text_encoder is None else None,
-        seeds=[asked.seed + i for i in range(len(wanted))],
-        sizes=[drawn[i % len(drawn)] for i in range(len(wanted))],
-        **habits.unless(asked)._asdict(),
-        guidance_channels="all",
-        batch_size=asked.batch_size,
-    )
-    if grid is not None:
-        shown = range(0, len(wanted), max(1, len(wanted) // 24))
-        grid.parent.mkdir(parents=True, exist_ok=True)
-        make_grid([images[i] for i in shown], [str(wanted[i]) for i in shown], columns=6).save(grid)
-    return score(images, targets).as_dict()

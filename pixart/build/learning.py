@@ -8,6 +8,7 @@ from pixart.build.reading import RunData, read_batches
 from pixart.config import Config, Muon
 from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
+from pixart.models.compiled import compile_blocks
 from pixart.models.dit import PixArt
 from pixart.training.ema import Ema
 from pixart.training.faults import Faults
@@ -17,6 +18,7 @@ from pixart.training.loop import Learner, Pace
 from pixart.training.optim import make_optimizer
 from pixart.training.processes.launcher import launcher
 from pixart.training.processes.sharding import Sharding, decided, distributed
+from pixart.training.rehearsal import rehearse
 from pixart.training.run_directory import RunDirectory
 from pixart.training.tracking import Averages
 
@@ -69,9 +71,14 @@ def _prepare(
     config: Config, accelerator: Accelerator, sharding: Sharding, bare: PixArt
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     section = config.optimizer
+    if config.compile:
+        compile_blocks(bare, accelerator.device)
     # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
     # the first rank read for all.
     prepared = distributed(accelerator, bare, sharding)
+    if config.compile:
+        tokens = 0 if config.text_encoder is None else config.text_encoder.max_tokens
+        rehearse(accelerator, prepared, bare, images=min(2, config.micro_batch), tokens=tokens)
     optimizer = make_optimizer(
         bare,
         lr=config.peak_lr,

@@ -157,6 +157,7 @@ def _pictures(config: Config, learner: Learner, encoder: TextEncoder | None, lat
             guidance_scale=section.guidance_scale,
             num_inference_steps=section.num_inference_steps,
             guidance_channels=section.guidance_channels,
+            guidance_interval=section.guidance_interval,
             scheduler_name=section.scheduler,
             batch_size=config.micro_batch,
         )

@@ -22,7 +22,7 @@ def objective(config: Config) -> Objective:
     return Gaussian(**settings) if config.objective.kind == "gaussian" else Flow(**settings)
 
 
-def text_encoder(config: Config | Remembered, *, defer: bool = False) -> TextEncoder | None:
+def text_encoder(config: Config | Remembered, *, defer: bool = False, eight_bit: bool = False) -> TextEncoder | None:
     """The frozen text encoder, None for a class-conditional run; with ``defer`` its weights are read when needed."""
     from pixart.encoders.text import load_text_encoder
 
@@ -35,6 +35,7 @@ def text_encoder(config: Config | Remembered, *, defer: bool = False) -> TextEnc
         cleaning=section.cleaning,
         dtype=DTYPES[section.dtype],
         defer=defer,
+        eight_bit=eight_bit,
     )
     if encoder.dim != section.dim:
         mend = "set it so" if isinstance(config, Config) else "give the one that the weights were trained with"

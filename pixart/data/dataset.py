@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pixart.batch import Batch
+from pixart.batch import Batch, places_of
 from pixart.data.buckets import Bucket
 from pixart.data.cuts import Cut, cuts
 from pixart.data.features import null_states
@@ -158,17 +158,17 @@ class Examples(Dataset[Batch]):
         return share > 0 and generator(self._seed, k, position, "drop").random() < share
 
     def _text(self, samples: list[Sample], cut: Cut) -> dict[str, Tensor | None]:
-        """Text states, or token ids (N, L) int64 padded with 0, and their mask (N, L)."""
+        """Text states, or token ids (N, L) int64 padded with 0, and their mask (N, L) with its places (S,)."""
         if self._tokenize is None:
             return {}
         stored = self._null_states is not None
         choices = [self._choice(s, cut.k, p, stored=stored) for p, s in enumerate(samples, start=cut.start)]
         if self._null_states is not None:
             states, scales, mask = states_of(samples, choices, null=self._null_states, max_tokens=self._max_tokens)
-            return {"states": states, "state_scales": scales, "mask": mask}
+            return {"states": states, "state_scales": scales, "mask": mask, "places": places_of(mask)}
         captions = ["" if c is None else s.captions[c] for s, c in zip(samples, choices, strict=True)]
         ids, mask = padded_ids(self._tokenize(captions), [s.key for s in samples], max_tokens=self._max_tokens)
-        return {"token_ids": ids, "mask": mask}
+        return {"token_ids": ids, "mask": mask, "places": places_of(mask)}
 
     def _choice(self, sample: Sample, k: int, position: int, *, stored: bool) -> int | None:
         """Which of its captions a sample is shown with; None where it is dropped."""

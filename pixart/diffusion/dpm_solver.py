@@ -31,6 +31,7 @@ class OfficialDPMSolver:
     def __init__(self, objective: Gaussian) -> None:
         self.prediction = objective.prediction
         self.log_alpha = objective.alphas_cumprod.log().numpy() / 2  # (T,)
+        self.num_timesteps = objective.num_timesteps
         self.steps = (1, objective.num_timesteps - 1)
 
     def set_timesteps(self, num_inference_steps: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from pixart.batch import Conditioning, Denoiser, concatenate
 
 GuidanceChannels = Literal["all", "three"]
+Interval = tuple[float, float]
 Guided = Callable[[Tensor, Tensor, Conditioning, Conditioning | None], Tensor]
 
 OFFICIAL_CHANNELS = 3  # DiT's sampler, and PixArt's after it, leave the fourth latent channel unguided
@@ -29,20 +30,70 @@ def guided(
         A callable of ``x_t`` (N, C, H, W), ``t`` (N,), cond and null of N rows each -> (N, C or 2C, H, W). It raises
         ValueError where null is needed and missing.
     """
+    check_channels(channels)
+
+    def predict(x_t: Tensor, t: Tensor, cond: Conditioning, null: Conditioning | None) -> Tensor:
+        rows = cond if guidance_scale == 1 else joined(cond, null, guidance_scale=guidance_scale)
+        return predicted(
+            lambda x: denoiser(x, t.repeat(len(x) // len(t)), rows),
+            x_t,
+            guidance_scale=guidance_scale,
+            channels=channels,
+            with_variance=with_variance,
+        )
+
+    return predict
+
+
+def check_channels(channels: str) -> None:
+    """``ValueError`` unless guidance knows these channels."""
     if channels not in ("all", "three"):
         raise ValueError(f"guidance_channels: '{channels}' is not one of all, three")
 
-    def predict(x_t: Tensor, t: Tensor, cond: Conditioning, null: Conditioning | None) -> Tensor:
-        latent_channels = x_t.shape[1]
-        kept = 2 * latent_channels if with_variance else latent_channels
-        if guidance_scale == 1:
-            return denoiser(x_t, t, cond)[:, :kept]
-        if null is None:
-            raise ValueError(f"guidance_scale={guidance_scale} needs a null conditioning; give one or set it to 1")
-        both = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), concatenate(cond, null))[:, :kept]
-        given, nothing = both.chunk(2)  # (N, C or 2C, H, W) each
-        moving = latent_channels if channels == "all" else OFFICIAL_CHANNELS
-        moved = nothing[:, :moving] + guidance_scale * (given[:, :moving] - nothing[:, :moving])
-        return torch.cat([moved, given[:, moving:]], dim=1)
 
-    return predict
+def joined(cond: Conditioning, null: Conditioning | None, *, guidance_scale: float) -> Conditioning:
+    """The 2N rows [cond, null] that guidance asks about; ``ValueError`` where null is missing."""
+    if null is None:
+        raise ValueError(f"guidance_scale={guidance_scale} needs a null conditioning; give one or set it to 1")
+    return concatenate(cond, null)
+
+
+def predicted(
+    denoise: Callable[[Tensor], Tensor],
+    x_t: Tensor,
+    *,
+    guidance_scale: float,
+    channels: GuidanceChannels,
+    with_variance: bool,
+) -> Tensor:
+    """The guided prediction for ``x_t`` (N, C, H, W); arguments as of ``guided``.
+
+    ``denoise`` is called with 2N rows, for [cond, null], or at a scale of 1 with N.
+    """
+    latent_channels = x_t.shape[1]
+    kept = 2 * latent_channels if with_variance else latent_channels
+    if guidance_scale == 1:
+        return denoise(x_t)[:, :kept]
+    given, nothing = denoise(torch.cat([x_t, x_t]))[:, :kept].chunk(2)  # (N, C or 2C, H, W) each
+    moving = latent_channels if channels == "all" else OFFICIAL_CHANNELS
+    moved = nothing[:, :moving] + guidance_scale * (given[:, :moving] - nothing[:, :moving])
+    return torch.cat([moved, given[:, moving:]], dim=1)
+
+
+def scales(times: Tensor, *, guidance_scale: float, num_timesteps: int, interval: Interval | None) -> list[float]:
+    """The guidance scale at each of ``times`` (K,): 1 outside of ``interval`` (Kynkaanniemi et al. 2024).
+
+    Args:
+        num_timesteps: where time ends; 0 is the clean end.
+        interval: the lowest and the highest share of it, both included; None is all of it.
+
+    Raises:
+        ValueError: an interval that is none.
+    """
+    if interval is None:
+        return [guidance_scale] * len(times)
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"guidance_interval: [{low:g}, {high:g}] must be two rising shares of time, from 0 to 1")
+    shares = (times.double() / num_timesteps).tolist()
+    return [guidance_scale if low <= share <= high else 1.0 for share in shares]

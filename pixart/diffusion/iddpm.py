@@ -33,6 +33,7 @@ class ImprovedDDPM:
             )
         self.prediction = objective.prediction
         self.alphas_cumprod = objective.alphas_cumprod  # (T,) float64
+        self.num_timesteps = objective.num_timesteps
         self.steps = (2, objective.num_timesteps)
 
     def set_timesteps(self, num_inference_steps: int) -> Tensor:

@@ -1,6 +1,7 @@
 """From noise to latents: one loop around any scheduler."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from pixart.batch import Conditioning, Denoiser
 from pixart.diffusion import schedulers
+from pixart.diffusion.asking import Asked
 from pixart.diffusion.dpm_solver import OfficialDPMSolver
 from pixart.diffusion.gaussian import Gaussian
-from pixart.diffusion.guidance import GuidanceChannels, guided
+from pixart.diffusion.guidance import GuidanceChannels, Interval, check_channels, joined, predicted, scales
 from pixart.diffusion.iddpm import ImprovedDDPM
 from pixart.diffusion.objective import Objective
 from pixart.diffusion.schedulers import Borrowed, Scheduler
@@ -63,6 +65,7 @@ def sample(
     guidance_scale: float,
     num_inference_steps: int,
     guidance_channels: GuidanceChannels = "all",
+    guidance_interval: Interval | None = None,
     generators: Sequence[torch.Generator] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -70,6 +73,7 @@ def sample(
 
     Args:
         denoiser: gives (N, C or 2C, H, W); only ``iddpm`` uses a variance half, the others have their own variance.
+            What it need do only once it may do once: see ``pixart.diffusion.asking``.
         scheduler: from ``make_scheduler``; it is reset, so one may be used again.
         latents: (N, C, H, W) standard normal noise.
         cond: N rows.
@@ -77,6 +81,8 @@ def sample(
         guidance_scale: see ``guided``.
         num_inference_steps: calls of the denoiser.
         guidance_channels: see ``guided``.
+        guidance_interval: shares of time between which there is guidance, see ``scales``; None: always. It changes the
+            results, and steps outside it cost half.
         generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, ``iddpm``, ``sa_solver`` and
             ``lcm``, unused by the others.
         progress: called with (steps done, steps in all) after each.
@@ -97,14 +103,29 @@ def sample(
         raise ValueError(
             f"guidance_scale: {guidance_scale:g} must be 1 for this scheduler: its weights have guidance distilled in"
         )
-    predict = guided(
-        denoiser, guidance_scale=guidance_scale, channels=guidance_channels, with_variance=solver.takes_variance
+    check_channels(guidance_channels)
+    latents, times = latents.float(), solver.set_timesteps(num_inference_steps)
+    at_each = scales(
+        times, guidance_scale=guidance_scale, num_timesteps=solver.num_timesteps, interval=guidance_interval
     )
-    latents = latents.float()
-    for done, time in enumerate(solver.set_timesteps(num_inference_steps), start=1):
-        t = time.expand(len(latents)).to(latents.device)  # (N,)
-        output = predict(latents, t, cond, null).float()  # (N, C or 2C, H, W)
-        latents = solver.step(output, latents, generators)
+    asked = {
+        scale: Asked(
+            denoiser,
+            cond if scale == 1 else joined(cond, null, guidance_scale=scale),
+            times,
+            (latents.shape[2], latents.shape[3]),
+        )
+        for scale in set(at_each)  # with and without guidance, whichever there is
+    }
+    for step, scale in enumerate(at_each):
+        output = predicted(
+            partial(asked[scale], step=step),
+            latents,
+            guidance_scale=scale,
+            channels=guidance_channels,
+            with_variance=solver.takes_variance,
+        )  # (N, C or 2C, H, W)
+        latents = solver.step(output.float(), latents, generators)
         if progress is not None:
-            progress(done, num_inference_steps)
+            progress(step + 1, num_inference_steps)
     return latents

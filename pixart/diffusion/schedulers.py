@@ -23,6 +23,7 @@ class Scheduler(Protocol):
     draws_noise: bool  # whether ``step`` needs generators
     guides: bool  # whether guidance is for the sampler to do, and not distilled into the weights it is for
     steps: tuple[int, int]  # fewest and most
+    num_timesteps: int  # where time ends
 
     def set_timesteps(self, num_inference_steps: int) -> Tensor:
         """Starts again; the times that the model is told, (num_inference_steps,) on the CPU."""
@@ -41,7 +42,7 @@ class Borrowed:
         self.kind = type(scheduler).__name__
         self.draws_noise = self.kind in ("DDPMScheduler", "SASolverScheduler", "LCMScheduler")
         self.guides = self.kind != "LCMScheduler"
-        limit = scheduler.config.num_train_timesteps
+        limit = self.num_timesteps = scheduler.config.num_train_timesteps
         # The full chain is DDPM's home; two equal timesteps in a row make a solver divide by zero.
         ranges = {"DDPMScheduler": (2, limit), "LCMScheduler": (1, DISTILLED_TIMES)}
         self.steps = ranges.get(self.kind, (1, limit - 1))

@@ -46,6 +46,9 @@ class LatentSpace(Protocol):
     def to(self, device: torch.device | str) -> "LatentSpace":
         """Moves the weights; returns itself."""
 
+    def use_tiling(self, on: bool) -> None:
+        """Trades speed for memory where there is something to trade."""
+
 
 def _drawn(moments: Tensor, posterior_noise: Tensor | None) -> Tensor:
     mean, std = moments.float().chunk(2, dim=1)  # (N, C, H, W) each
@@ -132,6 +135,9 @@ class Pixels:
     def to(self, device: torch.device | str) -> "Pixels":  # noqa: ARG002  there is nothing to move
         """Returns itself."""
         return self
+
+    def use_tiling(self, on: bool) -> None:
+        """Changes nothing: there is nothing to compute."""
 
     def moments(self, images: Tensor) -> Tensor:
         """``images`` (N, 3, h, w) -> (N, 6, h, w) float32: the image, and a standard deviation of zero."""

@@ -13,8 +13,8 @@ from pixart.aside import written_aside
 from pixart.formats.table import plain
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
-from pixart.models.dit import check_tensors, from_config
-from pixart.models.weights import FORMAT, NULL_CAPTION, read_file, read_json, read_model_config
+from pixart.models.dit import from_config
+from pixart.models.weights import FORMAT, NULL_CAPTION, check_tensors, read_file, read_json, read_model_config
 
 NullKind = Literal[
     "empty", "y_embedding"

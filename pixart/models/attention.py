@@ -1,6 +1,7 @@
 """Attention: one function from (q, k, v, padding) to values, in several backends, and the two modules that use it.
 
-Letters: N batch, T image tokens, L caption tokens, D width, h heads, d width of a head.
+Letters: N batch, T image tokens, L caption tokens, S caption tokens that count in a batch, D width, h heads, d width of
+a head.
 """
 
 import logging
@@ -12,62 +13,91 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixart.batch import places_of
 from pixart.models.precision import as_given
 
 logger = logging.getLogger(__name__)
 
 
+class Text(NamedTuple):
+    """Captions as a block takes them: what its keys and values are made of."""
+
+    y: Tensor  # (S, D) the tokens at ``padding.places``, or (N, L, D) all of them
+    padding: Any  # as the backend prepared it; None where every token is real
+
+
+class KeysValues(NamedTuple):
+    """Captions as attention takes them: a block's keys and values, made once and good for as long as the captions."""
+
+    k: Tensor  # (N, L, h, d), or as the backend laid them out
+    v: Tensor
+    padding: Any
+
+
 class Backend(NamedTuple):
     """A way to compute attention.
 
-    ``prepare(mask (N, L) bool, queries)`` runs once per forward of the model, ``queries`` being T; what it returns is
-    handed to each ``attend(q (N, T, h, d), k (N, S, h, d), v (N, S, h, d), padding)`` -> (N, T, h, d) as ``padding``,
-    which is None where every key is real. An image without any real key gets zeros.
+    ``prepare(mask (N, L) bool, queries, places)`` runs once per forward of the model, ``queries`` being T and
+    ``places`` (S,) those of ``pixart.batch.places_of`` or None. What it returns, ``padding``, has the ``places`` that
+    it wants keys and values of, None for all. ``spread(kv, padding)`` lays these out, (S, 2D) or (N, L, 2D), as
+    ``attend(q (N, T, h, d), k, v, padding)`` -> (N, T, h, d) takes them; where every key is real ``padding`` is None,
+    and k and v are (N, L, h, d). An image without any real key gets zeros.
     """
 
-    prepare: Callable[[Tensor, int], Any]
+    prepare: Callable[[Tensor, int, Tensor | None], Any]
+    spread: Callable[[Tensor, Any], Tensor]
     attend: Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
 
-def _keys(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys to look at (N, L), never none of a row, and the rows that have real ones (N, 1, 1, 1)."""
-    some = mask.any(dim=1, keepdim=True)
-    first = torch.arange(mask.shape[1], device=mask.device) == 0
-    return mask | (~some & first), some[:, :, None, None]
-
-
 class _Masked(NamedTuple):
-    keys: Tensor  # (N, 1, 1, L) bool
-    some: Tensor  # (N, 1, 1, 1) bool
+    keys: Tensor  # (N, 1, 1, L) bool, what to look at: never nothing
+    places: Tensor | None  # (S,)
+    counts: Tensor  # (S, 1), or (N, 1, 1) without places; False for what only stands in for a caption without tokens
 
 
-def _prepare_sdpa(mask: Tensor, _: int) -> _Masked:
-    keys, some = _keys(mask.bool())
-    return _Masked(keys[:, None, None, :], some)
+def _prepare_sdpa(mask: Tensor, _: int, places: Tensor | None) -> _Masked:
+    mask = mask.bool()
+    some = mask.any(dim=1)[:, None]  # (N, 1)
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    counts = some[..., None] if places is None else mask.flatten()[places][:, None]
+    return _Masked((mask | (~some & first))[:, None, None, :], places, counts)
+
+
+def _spread_sdpa(kv: Tensor, padding: _Masked) -> Tensor:
+    """Zeros where nothing was computed: they are not looked at, and must not be NaN."""
+    kv = kv * padding.counts
+    if padding.places is None:
+        return kv
+    n, length = padding.keys.shape[0], padding.keys.shape[3]
+    return kv.new_zeros(n * length, kv.shape[1]).index_copy(0, padding.places, kv).unflatten(0, (n, length))
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, padding: _Masked | None) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (N, h, T or L, d)
     keys = None if padding is None else padding.keys
-    if padding is not None:
-        v = v * padding.some
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (N, h, T or S, d)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2)
 
 
 class _Packed(NamedTuple):
-    places: Tensor  # (sum of lengths,) of the keys among N * L
     bias: Any  # xformers' BlockDiagonalMask
-    some: Tensor  # (N, 1, 1, 1) bool
+    places: Tensor  # (S,)
+    counts: Tensor  # (S, 1)
 
 
-def _prepare_xformers(mask: Tensor, queries: int) -> _Packed:
+def _prepare_xformers(mask: Tensor, queries: int, places: Tensor | None) -> _Packed:
     """Reads the lengths on the host, since xformers wants a list: one synchronisation per forward."""
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
-    keys, some = _keys(mask.bool())
-    lengths = keys.sum(dim=1).tolist()
+    mask = mask.bool()
+    lengths = mask.sum(dim=1).clamp(min=1).tolist()
     bias = BlockDiagonalMask.from_seqlens([queries] * len(lengths), lengths, device=mask.device)
-    return _Packed(keys.flatten().nonzero().squeeze(1), bias, some)
+    places = places_of(mask) if places is None else places
+    return _Packed(bias, places, mask.flatten()[places][:, None])
+
+
+def _spread_xformers(kv: Tensor, padding: _Packed) -> Tensor:
+    """(S, 2D) -> (1, S, 2D): one caption behind the other, as they come."""
+    return (kv * padding.counts)[None]
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, padding: _Packed | None) -> Tensor:
@@ -75,12 +105,14 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, padding: _Packed | None) -> Tenso
 
     if padding is None:
         return memory_efficient_attention(q, k, v)
-    k, v = (x.flatten(0, 1)[padding.places][None] for x in (k, v * padding.some))  # (1, sum of lengths, h, d)
     packed = memory_efficient_attention(q.flatten(0, 1)[None], k, v, attn_bias=padding.bias)  # (1, N * T, h, d)
     return packed.view(q.shape)
 
 
-BACKENDS = {"sdpa": Backend(_prepare_sdpa, _sdpa), "xformers": Backend(_prepare_xformers, _xformers)}
+BACKENDS = {
+    "sdpa": Backend(_prepare_sdpa, _spread_sdpa, _sdpa),
+    "xformers": Backend(_prepare_xformers, _spread_xformers, _xformers),
+}
 
 
 @cache
@@ -138,9 +170,17 @@ class CrossAttention(nn.Module):
         self.kv_linear = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, y: Tensor, padding: Any) -> Tensor:
-        """``x`` (N, T, D), ``y`` (N, L, D), ``padding`` as the backend prepared it, or None -> (N, T, D)."""
+    def keys_values(self, text: Text) -> KeysValues:
+        """What this block looks at in the captions; it depends on nothing else."""
+        kv = self.kv_linear(text.y)  # (S, 2D) or (N, L, 2D)
+        if text.padding is not None:
+            kv = choose(self.backend, kv.device).spread(kv, text.padding)  # (N, L, 2D)
+        k, v = kv.unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # each (N, L, h, d)
+        return KeysValues(k, v, text.padding)
+
+    def forward(self, x: Tensor, text: Text | KeysValues) -> Tensor:
+        """``x`` (N, T, D) and the captions of N images -> (N, T, D)."""
         q = self.q_linear(x).unflatten(-1, (self.num_heads, -1))  # (N, T, h, d)
-        k, v = self.kv_linear(y).unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # each (N, L, h, d)
-        values = choose(self.backend, x.device).attend(q, k, v, padding)  # (N, T, h, d)
+        seen = self.keys_values(text) if isinstance(text, Text) else text
+        values = choose(self.backend, x.device).attend(q, seen.k, seen.v, seen.padding)  # (N, T, h, d)
         return self.proj(values.flatten(2))

@@ -3,14 +3,15 @@
 Letters: N batch, T image tokens, L caption tokens, D width, P patch side, C output channels.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from pixart.models.attention import CrossAttention, SelfAttention
+from pixart.models.attention import CrossAttention, KeysValues, SelfAttention, Text
 from pixart.models.precision import as_given
+from pixart.models.recompute import Checkpointing, through
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -43,8 +44,11 @@ class PixArtBlock(nn.Module):
         shared_modulation: bool,
         attention: str,
         fp32_attention: bool,
+        checkpointing: Checkpointing,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
+        self.run: Run = run_through
         self.norm1 = _norm(dim)
         self.attn = SelfAttention(dim, num_heads, backend=attention, fp32=fp32_attention)
         self.cross_attn = CrossAttention(dim, num_heads, backend=attention) if text else None
@@ -64,13 +68,29 @@ class PixArtBlock(nn.Module):
         with as_given(t.device):
             return self.adaLN_modulation(t).unflatten(1, (6, -1)).chunk(6, dim=1)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None, padding: Any) -> Tensor:
-        """``x`` (N, T, D), ``t`` as in ``modulation``, ``y`` (N, L, D) or None -> (N, T, D)."""
+    def keys_values(self, text: Text | None) -> KeysValues | None:
+        """What the block looks at in ``text``; ``forward`` takes it in place of that."""
+        return None if self.cross_attn is None or text is None else self.cross_attn.keys_values(text)
+
+    def residuals(self, x: Tensor, t: Tensor, text: Text | KeysValues | None) -> Tensor:
+        """The block itself; inputs and output as of ``forward``."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(t)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1))
         if self.cross_attn is not None:
-            x = x + self.cross_attn(x, y, padding)
+            x = x + self.cross_attn(x, text)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+    def forward(self, x: Tensor, t: Tensor, text: Text | KeysValues | None) -> Tensor:
+        """``x`` (N, T, D), ``t`` as in ``modulation``, the captions of N images or None -> (N, T, D)."""
+        return self.run(self, x, t, text)
+
+
+Run = Callable[[PixArtBlock, Tensor, Tensor, Text | KeysValues | None], Tensor]
+
+
+def run_through(block: PixArtBlock, x: Tensor, t: Tensor, text: Text | KeysValues | None) -> Tensor:
+    """A block's residuals, in training with those activations computed again that it does not keep."""
+    return through(block.checkpointing if block.training else "none")(block.residuals, x, t, text)
 
 
 class FinalLayer(nn.Module):

@@ -5,24 +5,25 @@ L caption tokens, D width. Parameter names are those of the released weights.
 """
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from pixart.batch import Conditioning
-from pixart.models.attention import choose
+from pixart.models.attention import Text, choose
 from pixart.models.blocks import FinalLayer, PixArtBlock, own_modulation
+from pixart.models.captions import check_told, counted, located
 from pixart.models.embeddings import ConditionEmbedder, NumberEmbedder, Positions
 from pixart.models.initialise import initialise
-from pixart.models.numbers import check_config, wrong_word
+from pixart.models.numbers import check_buildable, check_config
 from pixart.models.precision import as_given
-from pixart.models.recompute import Checkpointing, through
-from pixart.models.weights import NULL_CAPTION, read_file, read_model_config
-
-__all__ = ["PixArt"]
+from pixart.models.recompute import Checkpointing
+from pixart.models.told import Prepared, Told, at_each
+from pixart.models.weights import NULL_CAPTION, check_tensors, read_file, read_model_config
 
 
 class PixArt(nn.Module):
@@ -73,10 +74,10 @@ class PixArt(nn.Module):
     ) -> None:
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        _check(config)
+        check_buildable(config)
         self.config: dict[str, Any] = config
         self.patch_size, self.out_channels = patch_size, out_channels
-        self.attention, self.checkpointing = attention, checkpointing
+        self.attention = attention
         shared = adaln == "single"
         device = torch.get_default_device()
         with torch.device("meta"):  # no memory and no random numbers until the one initialisation below
@@ -98,6 +99,7 @@ class PixArt(nn.Module):
                     shared_modulation=shared,
                     attention=attention,
                     fp32_attention=fp32_attention,
+                    checkpointing=checkpointing,
                 )
                 for _ in range(depth)
             )
@@ -105,32 +107,55 @@ class PixArt(nn.Module):
         self.to_empty(device=device)
         initialise(self, torch.initial_seed())
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning | Told) -> Tensor:
         """``x_t`` (N, C, H, W), ``t`` (N,) integer or fractional -> (N, out_channels, H, W) float32.
 
         Raises ``ValueError`` where H or W is no multiple of P, or ``cond`` lacks what the model needs.
         """
-        if x_t.shape[2] % self.patch_size or x_t.shape[3] % self.patch_size:
-            raise ValueError(
-                f"latents of {x_t.shape[2]} x {x_t.shape[3]} do not divide into patches of {self.patch_size}"
-            )
-        h, w = x_t.shape[2] // self.patch_size, x_t.shape[3] // self.patch_size
+        h, w = self.grid(x_t.shape[2], x_t.shape[3])
         dtype = self.x_embedder.proj.weight.dtype  # the residual stream has the weights' precision, autocast or not
         with as_given(x_t.device):  # autocast reaches the caption and the blocks' insides, see docs/precision.md
             x = self.x_embedder(x_t.to(dtype)) + self.positions(h, w, x_t.device).to(dtype)  # (N, T, D)
-            t = self.embed_time(t, cond)  # (N, D)
-            modulation = self.shared_modulation(t)  # (N, 6, D) or (N, D)
-        y, padding = self.embed_text(cond, h * w)  # (N, L, D)
-        run = through(self.checkpointing if self.training else "none")
-        for block in self.blocks:
-            x = run(block, x, modulation, y, padding)  # (N, T, D)
+            x = x.contiguous()  # as it leaves a block: compiled, the first is not to be a graph of its own
+        told = self.tell(t, cond, h * w) if isinstance(cond, Conditioning) else cond
+        for block, text in zip(self.blocks, told.texts, strict=True):
+            x = block(x, told.modulation, text)  # (N, T, D)
         with as_given(x.device):
-            x = self.final_layer(x, t)  # (N, T, P * P * out)
+            x = self.final_layer(x, told.vector)  # (N, T, P * P * out)
         return self.unpatchify(x, h, w).float()  # (N, out, H, W)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Tokens per column and row of latents of H x W; ``ValueError`` where these do not divide."""
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"latents of {height} x {width} do not divide into patches of {self.patch_size}")
+        return height // self.patch_size, width // self.patch_size
+
+    def tell(self, t: Tensor, cond: Conditioning, queries: int) -> Told:
+        """Timesteps (N,) and what is said about N images of T = ``queries`` tokens, as the blocks take it."""
+        with as_given(t.device):
+            vector = self.embed_time(t, cond)  # (N, D)
+            modulation = self.shared_modulation(vector)  # (N, 6, D) or (N, D)
+        return Told(vector, modulation, (self.embed_text(cond, queries),) * len(self.blocks))
+
+    def prepare(self, cond: Conditioning, times: Tensor, size: tuple[int, int]) -> Prepared:
+        """What is the same at every step of drawing N latents of ``size`` H x W, for ``times`` (K,) of a schedule.
+
+        ``forward`` takes ``prepared.at(step)`` in place of ``cond``. A prompt of L tokens holds 2 * L * D numbers a
+        block: 31 MB of float32 for 120 tokens and XL/2, half under autocast, and so does the null beside it.
+        """
+        rows, every = at_each(cond, len(times))
+        t = times.to(self.x_embedder.proj.weight.device).repeat_interleave(rows)  # (K * N,)
+        h, w = self.grid(*size)
+        with as_given(t.device):
+            vectors = self.embed_time(t, every)  # (K * N, D)
+            modulations = self.shared_modulation(vectors)
+        text, blocks = self.embed_text(cond, h * w), cast(Iterable[PixArtBlock], self.blocks)
+        texts = tuple(block.keys_values(text) for block in blocks)
+        return Prepared(vectors.unflatten(0, (-1, rows)), modulations.unflatten(0, (-1, rows)), texts)
 
     def embed_time(self, t: Tensor, cond: Conditioning) -> Tensor:
         """Timesteps (N,), and with them the label and the size of the image, as one vector (N, D)."""
-        vector = self.t_embedder(t)  # (N, D)
+        vector = self.t_embedder(t)
         if self.y_embedder.embedding_table is not None and cond.label is not None:
             vector = vector + self.y_embedder.embedding_table(cond.label)
         if self.csize_embedder is not None and self.ar_embedder is not None:
@@ -142,21 +167,21 @@ class PixArt(nn.Module):
             vector = vector + torch.cat(size, dim=1)
         return vector
 
-    def embed_text(self, cond: Conditioning, queries: int) -> tuple[Tensor | None, Any]:
-        """Caption tokens (N, L, D), and their padding as the attention backend wants it for T = ``queries``."""
-        if self.y_embedder.y_proj is None:
-            if cond.tokens is not None:
-                raise ValueError("this model is conditioned on labels: give cond.label (N,), and no cond.tokens")
-            return None, None
-        if cond.tokens is None:
-            raise ValueError(
-                "this model is conditioned on text: give cond.tokens (N, L, text_dim) and cond.mask (N, L)"
-            )
+    def embed_text(self, cond: Conditioning, queries: int) -> Text | None:
+        """Captions as every block takes them, T being ``queries``.
+
+        Nothing is computed of padding on the CPU, and elsewhere where ``cond.places`` tells it: a look would wait.
+        """
+        y_proj = self.y_embedder.y_proj
+        check_told(cond, text=y_proj is not None)
+        if y_proj is None or cond.tokens is None:
+            return None
         dtype = self.x_embedder.proj.weight.dtype
         if cond.mask is None:
-            return self.y_embedder.y_proj(cond.tokens.to(dtype)), None
-        tokens = cond.tokens.to(dtype).masked_fill(~cond.mask[..., None], 0.0)  # whatever lies there, NaN too
-        return self.y_embedder.y_proj(tokens), choose(self.attention, tokens.device).prepare(cond.mask, queries)
+            return Text(y_proj(cond.tokens.to(dtype)), None)  # (N, L, D)
+        tokens, mask, places = located(cond.tokens, cond.mask, cond.places)
+        padding = choose(self.attention, tokens.device).prepare(mask, queries, places)
+        return Text(y_proj(counted(tokens, mask, padding.places).to(dtype)), padding)  # (S, D)
 
     def shared_modulation(self, t: Tensor) -> Tensor:
         """The time vector (N, D) as the blocks take it: adaLN-single's one modulation (N, 6, D), or unchanged."""
@@ -192,24 +217,3 @@ def from_config(path: str | Path, config: dict[str, Any]) -> PixArt:
         return PixArt(**config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: the model it describes cannot be built ({error})") from error
-
-
-def check_tensors(path: str | Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
-    """``ValueError`` naming the first tensor that the model lacks, wants, or wants in another shape."""
-    wanted = model.state_dict()
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        raise ValueError(f"{path}: tensor '{name}' is {'missing' if name in wanted else 'unknown to the model'}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise ValueError(f"{path}: tensor '{name}' is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
-
-
-def _check(config: dict[str, Any]) -> None:
-    """``ValueError`` for numbers that no transformer can be built of."""
-    dim, num_heads, patch_size = config["dim"], config["num_heads"], config["patch_size"]
-    if dim % num_heads or dim % 4:
-        raise ValueError(f"dim={dim} must be divisible by 4 and by num_heads={num_heads}")
-    if config["input_size"] % patch_size:
-        raise ValueError(f"input_size={config['input_size']} must be divisible by patch_size={patch_size}")
-    if (wrong := wrong_word(config)) is not None:
-        raise ValueError(wrong)

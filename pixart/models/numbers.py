@@ -45,6 +45,17 @@ def check_config(path: Path | str, config: Mapping[str, Any], *, known: Collecti
         raise _refusal(path, wrong)
 
 
+def check_buildable(config: dict[str, Any]) -> None:
+    """``ValueError`` for numbers that no transformer can be built of."""
+    dim, num_heads, patch_size = config["dim"], config["num_heads"], config["patch_size"]
+    if dim % num_heads or dim % 4:
+        raise ValueError(f"dim={dim} must be divisible by 4 and by num_heads={num_heads}")
+    if config["input_size"] % patch_size:
+        raise ValueError(f"input_size={config['input_size']} must be divisible by patch_size={patch_size}")
+    if (wrong := wrong_word(config)) is not None:
+        raise ValueError(wrong)
+
+
 def wrong_word(config: Mapping[str, Any]) -> str | None:
     """Which key of ``config`` holds none of the words that it may, as a sentence; None where all do."""
     for key, words in WORDS.items():

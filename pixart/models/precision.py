@@ -1,8 +1,12 @@
 """The borders of autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
+from fnmatch import fnmatch
 
 import torch
+from torch import nn
+
+INSIDE = ("y_embedder.y_proj.*", "blocks.*attn.*", "blocks.*.mlp.*")  # layers that autocast reaches
 
 
 def as_given(device: torch.device) -> AbstractContextManager[object]:
@@ -10,3 +14,13 @@ def as_given(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def halve(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep in ``dtype`` those weights of a ``PixArt`` that autocast to it would round at every use.
+
+    Under that autocast the results are the same to the bit, from about half the memory.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and any(fnmatch(name, pattern) for pattern in INSIDE):
+            module.to(dtype)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 Checkpointing = Literal["none", "blocks", "selective"]
@@ -33,9 +33,9 @@ def _policy(_: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPol
 
 
 def through(checkpointing: str) -> Callable[..., Tensor]:
-    """How to run a block: ``through(checkpointing)(block, *inputs)`` is ``block(*inputs)``, to the bit, backward too.
+    """How to run a part of a model: ``through(checkpointing)(part, *inputs)`` is ``part(*inputs)``, to the bit.
 
-    "none" keeps every activation; "blocks" keeps a block's inputs and runs it again in the backward pass; "selective"
+    "none" keeps every activation; "blocks" keeps the inputs and runs the part again in the backward pass; "selective"
     keeps the results of matrix products and attention besides, so that only what is cheap is computed twice.
     """
     if checkpointing == "none":
@@ -45,6 +45,5 @@ def through(checkpointing: str) -> Callable[..., Tensor]:
     return partial(checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _policy))
 
 
-def _plainly(block: nn.Module, *inputs: Any) -> Tensor:
-    output: Tensor = block(*inputs)
-    return output
+def _plainly(part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    return part(*inputs)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 FORMAT = "pixart-snapshot"
 NULL_CAPTION = "null_caption"  # (L, D) text states of the empty caption, beside the weights
@@ -56,3 +56,13 @@ def read_model_config(path: str | Path, metadata: dict[str, str]) -> dict[str, A
         return config
     del config["checkpoint_blocks"]
     return config | {"checkpointing": "blocks" if blocks else "none"}
+
+
+def check_tensors(path: str | Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """``ValueError`` naming the first tensor that the model lacks, wants, or wants in another shape."""
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(f"{path}: tensor '{name}' is {'missing' if name in wanted else 'unknown to the model'}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(f"{path}: tensor '{name}' is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")

@@ -1,28 +1,25 @@
 """Prompts or labels to pictures: conditioning, guided sampling, decoding."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pixart.batch import Conditioning
-from pixart.diffusion.guidance import GuidanceChannels
+from pixart.diffusion.guidance import GuidanceChannels, Interval
 from pixart.diffusion.objective import Objective
 from pixart.diffusion.sampler import make_scheduler, sample
 from pixart.encoders.autoencoder import LatentSpace
-from pixart.encoders.text import TextEncoder
+from pixart.encoders.text import CaptionEncoder
+from pixart.sampling.denoising import InPrecision, Precision
 from pixart.sampling.framing import Binning, crop_back, drawn_size
 from pixart.sampling.request import Size, batches, check_numbers, check_words
 from pixart.sampling.words import NullMask, ToldRatio, Words
 
 T = TypeVar("T")
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Pipeline:
@@ -44,7 +41,7 @@ class Pipeline:
         self,
         model: nn.Module,
         objective: Objective,
-        text_encoder: TextEncoder | None,
+        text_encoder: CaptionEncoder | None,
         autoencoder: LatentSpace,
         *,
         device: torch.device | str,
@@ -59,7 +56,7 @@ class Pipeline:
         self.text_encoder = text_encoder
         self.autoencoder = autoencoder
         self.device = torch.device(device)
-        self.precision = precision
+        self.denoiser = InPrecision(model, self.device, precision)
         self.words = Words(
             self.config,
             text_encoder,
@@ -82,6 +79,8 @@ class Pipeline:
         scheduler_name: str,
         batch_size: int,
         binning: Binning = "none",
+        guidance_interval: Interval | None = None,
+        decode_batch: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """One picture per prompt (or label), uint8 (height, width, 3), in the order they were asked for.
@@ -97,6 +96,8 @@ class Pipeline:
             scheduler_name: see ``pixart.diffusion.sampler``.
             batch_size: pictures drawn together at most; guidance doubles the rows of the model's batch.
             binning: ``official`` draws each at the nearest of the 33 official sizes and crops it back.
+            guidance_interval: see ``pixart.diffusion.sampler``; None guides at every step.
+            decode_batch: pictures decoded together at most: for each an autoencoder needs more memory than the model.
             progress: called with (steps done, steps in all) over all batches.
 
         Raises:
@@ -117,7 +118,7 @@ class Pipeline:
                 size = drawn[rows[0]]
                 asked = self.words.asked(len(rows), size, prompts=_chosen(prompts, rows), labels=_chosen(labels, rows))
                 latents = sample(
-                    self._denoise,
+                    self.denoiser,
                     make_scheduler(self.objective, scheduler_name),
                     self._noise(generators, size),
                     asked.to(self.device),
@@ -125,19 +126,13 @@ class Pipeline:
                     guidance_scale=guidance_scale,
                     num_inference_steps=num_inference_steps,
                     guidance_channels=guidance_channels,
+                    guidance_interval=guidance_interval,
                     generators=generators,
                     progress=_over_batches(progress, number, len(groups)),
                 )
-                for row, latent in zip(rows, latents.split(1), strict=True):
-                    pictures[row] = self._decode(latent, sizes[row])
+                for row, image in zip(rows, self._decoded(latents, decode_batch), strict=True):
+                    pictures[row] = _as_pixels(crop_back(image, sizes[row]))
         return pictures
-
-    def _denoise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        autocast: AbstractContextManager[object] = nullcontext()
-        if self.precision in _AUTOCAST:
-            autocast = torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
-        with autocast:
-            return self.model(x_t, t, cond)
 
     def _noise(self, generators: Sequence[torch.Generator], size: Size) -> Tensor:
         """(N, C, H, W), each row from its own generator on the CPU, so that every device starts from the same."""
@@ -145,10 +140,15 @@ class Pipeline:
         shape = (self.autoencoder.channels, size[0] // stride, size[1] // stride)
         return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
 
-    def _decode(self, latent: Tensor, size: Size) -> NDArray[np.uint8]:
-        """One (1, C, H, W) at a time: an autoencoder needs far more memory per picture than the model does."""
-        image = crop_back(self.autoencoder.decode(latent), size)[0]  # (3, height, width) in [-1, 1]
-        return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    def _decoded(self, latents: Tensor, decode_batch: int) -> Iterator[Tensor]:
+        """Images (1, 3, height, width) in [-1, 1] of ``latents`` (N, C, H, W), one after the other."""
+        for some in latents.split(decode_batch):
+            yield from self.autoencoder.decode(some).split(1)
+
+
+def _as_pixels(image: Tensor) -> NDArray[np.uint8]:
+    """(1, 3, height, width) in [-1, 1] -> (height, width, 3)."""
+    return ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pixart.batch import Conditioning
 from pixart.data.buckets import Bucket
-from pixart.encoders.text import TextEncoder
+from pixart.encoders.text import CaptionEncoder
 from pixart.sampling.request import Size
 
 NullMask = Literal["own", "prompt"]
@@ -33,7 +33,7 @@ class Words:
     def __init__(
         self,
         model_config: dict[str, Any],
-        text_encoder: TextEncoder | None,
+        text_encoder: CaptionEncoder | None,
         *,
         null_caption: Tensor | None,
         null_mask: NullMask,

@@ -33,6 +33,7 @@ class Inputs:
             size=batch.size,
             aspect_ratio=batch.aspect_ratio,
             label=batch.label,
+            places=batch.places,
         )
         return batch, self._latents(batch), cond
 

@@ -7,7 +7,7 @@ import torch
 from measuring import measured
 
 from pixart.benchmark.attention import Inputs, _refusal
-from pixart.benchmark.candidates import candidates
+from pixart.benchmark.candidates import candidates, laid_out
 from pixart.models.attention import BACKENDS
 
 TINY = [
@@ -52,5 +52,17 @@ def test_torch_s_other_ways_equal_sdpa_on_captions_of_3_and_9_tokens(name: str):
     q = torch.randn(2, 64, 16, 72, device=device, dtype=torch.bfloat16)
     k, v = (torch.randn(2, 16, 16, 72, device=device, dtype=torch.bfloat16) for _ in range(2))
     mask = torch.arange(16, device=device) < torch.tensor([[3], [9]], device=device)
-    expected = BACKENDS["sdpa"].attend(q, k, v, BACKENDS["sdpa"].prepare(mask, 64))
-    torch.testing.assert_close(backend.attend(q, k, v, backend.prepare(mask, 64)), expected, atol=2e-2, rtol=2e-2)
+    values = []
+    for way in (backend, BACKENDS["sdpa"]):
+        padding = way.prepare(mask, 64, None)
+        values.append(way.attend(q, *laid_out(way, k, v, padding), padding))
+    torch.testing.assert_close(values[0], values[1], atol=2e-2, rtol=2e-2)
+
+
+def test_keys_and_values_are_laid_out_as_sdpa_takes_them_with_zeros_for_a_caption_without_tokens():
+    k, v = (torch.randn(2, 4, 2, 8) for _ in range(2))
+    backend, mask = BACKENDS["sdpa"], torch.tensor([[True, True, False, False], [False] * 4])
+    laid_k, laid_v = laid_out(backend, k, v, backend.prepare(mask, 4, None))
+    assert torch.equal(laid_k[0], k[0])
+    assert not laid_v[1].any()
+    assert laid_out(backend, k, v, None)[0] is k

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from miniature import small
 from omegaconf import OmegaConf
 
-from pixart.build.drawing import open_weights, score_alignment
+from pixart.build.drawing import open_weights
 from pixart.build.parts import autoencoder, model, text_encoder
+from pixart.build.scoring import score_alignment
 from pixart.config import EvaluateConfig, SampleConfig, parse
 from pixart.door import CONFIGS
 from pixart.formats.snapshot import NullKind, read_snapshot, write_snapshot
@@ -45,7 +46,8 @@ def snapshot(
 def told(pipeline: Any) -> list[Any]:
     """What the model hears in one step of a guided picture."""
     heard: list[Any] = []
-    pipeline.model.register_forward_pre_hook(lambda _, args: heard.append(args[2]))
+    prepare = pipeline.model.prepare
+    pipeline.model.prepare = lambda *asked: heard.append(asked[0]) or prepare(*asked)
     pipeline(
         prompts=["a red circle"], seeds=[0], sizes=[(40, 56)], guidance_scale=2.0, num_inference_steps=1,
         guidance_channels="all", scheduler_name="dpm_solver", batch_size=1,
@@ -180,10 +182,8 @@ def test_pictures_are_scored_at_the_sizes_asked_for_by_name_and_else_at_those_of
     asked = {
         **{"weights": {"a": weights, "b": weights}, "json": None, "images": None, "per_task": 1, "seed": 0},
         **{"scheduler": None, "num_inference_steps": 1, "guidance_scale": 1.0, "batch_size": 8, "precision": None},
-        **{"started": None, "sizes": {"b": [[24, 48]]}},
+        **{"started": None, "compile": False, "sizes": {"b": [[24, 48]]}},
     }
-    if "compile" in EvaluateConfig.model_fields:
-        asked["compile"] = False
     config = parse(asked, EvaluateConfig)
     for name in ("a", "b"):
         assert score_alignment(name, config, None)["interval"][0] >= 0

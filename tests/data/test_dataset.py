@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixart.batch import Batch, Fault
+from pixart.batch import Batch, Fault, places_of
 from pixart.data.buckets import Bucket
 from pixart.data.dataset import Cut, Examples, cuts
 from pixart.data.planning.plan import Part, Plan
@@ -63,12 +63,13 @@ def make(numbered: type) -> Callable[..., Examples]:
 def joined(batches: list[Batch]) -> Batch:
     """Micro-batches as one."""
     columns = zip(*batches, strict=True)
-    return Batch(
+    whole = Batch(
         *(
             None if c[0] is None else torch.cat(c) if isinstance(c[0], torch.Tensor) else tuple(sum(c, ()))
             for c in columns
         )
     )
+    return whole if whole.mask is None else whole._replace(places=places_of(whole.mask))
 
 
 def assert_equal(one: Batch, other: Batch) -> None:

@@ -3,11 +3,18 @@ import torch
 from torch import Tensor
 
 from pixart.batch import Conditioning
+from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.guidance import guided
+from pixart.diffusion.sampler import make_scheduler, sample
 
 X, T = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([7, 8, 9])
 COND = Conditioning(tokens=torch.ones(3, 5, 6), mask=torch.ones(3, 5, dtype=torch.bool), label=torch.tensor([0, 1, 2]))
 NULL = Conditioning(tokens=torch.zeros(3, 1, 6), mask=torch.ones(3, 1, dtype=torch.bool), label=torch.full((3,), 10))
+
+OBJECTIVE = Gaussian(
+    num_timesteps=1000, schedule="linear", prediction="eps", learned_variance=True, weighting="none",
+    weighting_gamma=5.0, time_sampling="uniform",
+)  # fmt: skip
 
 
 class Recorder:
@@ -80,3 +87,29 @@ def test_guidance_without_null_and_2_channel_guidance_are_refused_in_one_sentenc
         guided(Recorder(), guidance_scale=4.5, channels="all")(X, T, COND, None)
     with pytest.raises(ValueError, match="guidance_channels: 'two' is not one of all, three"):
         guided(Recorder(), guidance_scale=4.5, channels="two")
+
+
+def drawn(interval: tuple[float, float] | None) -> tuple[Tensor, list[int]]:
+    model = Recorder()
+    latents = sample(
+        model, make_scheduler(OBJECTIVE, "dpm_solver"), X, COND, NULL,
+        guidance_scale=3.0, num_inference_steps=4, guidance_interval=interval,
+    )  # fmt: skip
+    return latents, [len(x) for x, _, _ in model.calls]
+
+
+def test_outside_the_interval_of_guidance_the_n_rows_of_cond_are_computed_alone() -> None:
+    always, rows = drawn(None)
+    assert rows == [6, 6, 6, 6]
+    whole, rows = drawn((0.0, 1.0))
+    assert rows == [6, 6, 6, 6]
+    assert torch.equal(whole, always)
+    middle, rows = drawn((0.3, 0.8))  # times are 999, 749, 500 and 250 of 1000
+    assert rows == [3, 6, 6, 3]
+    assert not torch.equal(middle, always)
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 1.5)])
+def test_an_interval_that_is_none_is_refused_with_its_2_ends(interval: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"guidance_interval: .* must be two rising shares of time"):
+        drawn(interval)

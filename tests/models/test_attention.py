@@ -5,12 +5,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pixart.batch import places_of
 from pixart.models import attention
-from pixart.models.attention import BACKENDS, SelfAttention, choose, usable
+from pixart.models.attention import BACKENDS, Backend, SelfAttention, choose, usable
 
 
 def heads(n: int, tokens: int) -> Tensor:
     return torch.randn(n, tokens, 2, 8, requires_grad=True)
+
+
+def attended(backend: Backend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, packed: bool) -> Tensor:
+    """Through a backend, which is given only the keys and values that count, or all of them."""
+    padding = backend.prepare(mask, q.shape[1], places_of(mask) if packed else None)
+    kv = torch.stack([k, v], dim=2).flatten(2)  # (N, L, 2D)
+    kv = kv if padding.places is None else kv.flatten(0, 1)[padding.places]
+    keys, values = backend.spread(kv, padding).unflatten(-1, (2, *k.shape[2:])).unbind(2)
+    return backend.attend(q, keys, values, padding)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -40,11 +50,11 @@ def packed_attention_on_cpu(monkeypatch):
 
 
 @pytest.mark.usefixtures("packed_attention_on_cpu")
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", sorted(BACKENDS))
-def test_every_backend_agrees_with_plain_attention_forward_and_backward(name):
-    backend = BACKENDS[name]
+def test_every_backend_agrees_with_plain_attention_forward_and_backward(name, packed):
     q, k, v = heads(3, 4), heads(3, 5), heads(3, 5)
-    output = backend.attend(q, k, v, backend.prepare(MASK, 4))
+    output = attended(BACKENDS[name], q, k, v, MASK, packed=packed)
     expected = plain(q, k, v, MASK)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
@@ -64,9 +74,9 @@ def test_without_padding_every_key_counts(name):
 @pytest.mark.usefixtures("packed_attention_on_cpu")
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_an_image_without_real_keys_gets_exactly_0(name):
-    backend = BACKENDS[name]
-    output = backend.attend(heads(3, 4), heads(3, 5), heads(3, 5), backend.prepare(MASK, 4))
-    assert output[2].abs().max() == 0
+    for packed in (False, True):
+        output = attended(BACKENDS[name], heads(3, 4), heads(3, 5), heads(3, 5), MASK, packed=packed)
+        assert output[2].abs().max() == 0
 
 
 @pytest.mark.gpu
@@ -77,7 +87,7 @@ def test_every_backend_agrees_with_plain_attention_on_cuda_to_2e_2_in_half_preci
         pytest.skip(f"{name} cannot run here")
     backend, mask = BACKENDS[name], MASK.cuda()
     q, k, v = (torch.randn(3, n, 2, 72, device="cuda", dtype=torch.float16, requires_grad=True) for n in (4, 5, 5))
-    output = backend.attend(q, k, v, backend.prepare(mask, 4))
+    output = attended(backend, q, k, v, mask, packed=False)
     expected = plain(q, k, v, mask)
     assert output[2].abs().max() == 0
     torch.testing.assert_close(output, expected, rtol=2e-2, atol=2e-2)

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from pixart.batch import Conditioning, concatenate
+from pixart.batch import Conditioning, concatenate, places_of
+from pixart.models import dit
 from pixart.models.dit import PixArt
 
 XL = {
@@ -239,8 +240,11 @@ def test_unpatchify_lays_a_token_out_as_row_column_channel(small):
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "selective"])
-def test_nothing_is_read_back_from_the_device_in_a_step(small, captioned, x_t, t, checkpointing):
+@pytest.mark.parametrize("known", [False, True])
+def test_nothing_is_read_back_from_the_device_in_a_step(small, captioned, x_t, t, monkeypatch, checkpointing, known):
     model = small(size_conditioning=True, checkpointing=checkpointing).train()
+    monkeypatch.setattr(dit, "located", lambda *given: given)  # as on every device but the CPU, where reading is free
+    captioned = captioned._replace(places=places_of(captioned.mask) if known else None)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:  # a fake tensor has no value to read
         cond = Conditioning(*(None if x is None else fake.from_tensor(x) for x in captioned))
         model(fake.from_tensor(x_t), fake.from_tensor(t), cond).sum().backward()

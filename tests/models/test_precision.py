@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pixart.batch import Conditioning
 from pixart.models.dit import PixArt
+from pixart.models.precision import halve
 
 # All that autocast reaches; docs/precision.md lists the same.
 LOW = (
@@ -46,7 +47,7 @@ def test_bfloat16_is_inside_the_blocks_and_the_caption_and_nowhere_else(small, r
 def test_the_residual_stream_and_modulations_enter_every_block_in_float32(small, captioned, x_t, t, adaln):
     model, entered = small(adaln=adaln), []
     for block in [*model.blocks, model.final_layer]:
-        block.register_forward_pre_hook(lambda _, inputs: entered.append([x.dtype for x in inputs[:3]]))
+        block.register_forward_pre_hook(lambda _, inputs: entered.append([getattr(x, "y", x).dtype for x in inputs]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(x_t, t, captioned)
     stream = [torch.float32, torch.float32]
@@ -100,3 +101,15 @@ def test_a_model_cast_to_bfloat16_runs_on_float32_input_and_returns_float32(smal
     output = model.to(torch.bfloat16)(x_t, t, captioned)
     assert output.dtype == torch.float32
     assert (output - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@pytest.mark.parametrize("adaln", ["single", "per_block"])
+def test_weights_kept_in_half_precision_give_what_autocast_gives_to_the_bit(small, randomise, captioned, x_t, t, adaln):
+    model = randomise(small(adaln=adaln), std=0.05)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(x_t, t, captioned)
+        halve(model, torch.bfloat16)
+        assert torch.equal(model(x_t, t, captioned), expected)
+    halved = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
+    assert len(halved) == 4 + 2 * 14  # weights and biases: 2 layers of the caption, 7 of each block
+    assert not [name for name in halved if "adaLN" in name or "embedder.mlp" in name]

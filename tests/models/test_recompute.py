@@ -55,7 +55,7 @@ def test_all_3_ways_give_the_same_output_and_gradients_to_the_bit(small, randomi
 def test_blocks_run_again_in_training_only(small, randomise, captioned, x_t, t):
     for way, again in (("none", 0), ("selective", 1), ("blocks", 1)):
         model, calls = randomise(small(checkpointing=way)).train(), []
-        model.blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        model.blocks[0].attn.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         model(x_t, t, captioned).sum().backward()
         assert len(calls) == 1 + again
         model.eval()(x_t, t, captioned).sum().backward()

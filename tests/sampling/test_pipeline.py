@@ -282,3 +282,11 @@ def test_9_pixels_label_10_no_prompts_and_batches_of_0_are_refused_before_anythi
     with pytest.raises(ValueError, match="batch_size: 0 must be at least 1"):
         draw(labels=[1], seeds=[0], sizes=[(8, 8)], **{**ASKED, "batch_size": 0})
     assert not model.told
+
+
+def test_3_pictures_decoded_together_are_those_decoded_alone() -> None:
+    asked = {"labels": [1, 2, 3], "seeds": [0, 1, 2], "sizes": [(8, 8), (8, 8), (8, 8)], **ASKED}
+    alone, together = (
+        pipeline(Painter(by_noise, num_classes=10))(**asked, decode_batch=decode_batch) for decode_batch in (1, 3)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))

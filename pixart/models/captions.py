@@ -1,0 +1,39 @@
+"""Only what counts of a batch of captions: most of a padded one is padding, and nothing need be computed of it.
+
+Letters: N batch, L caption tokens, S caption tokens that count in a batch, D width.
+"""
+
+import torch
+from torch import Tensor
+
+from pixart.batch import Conditioning, places_of
+
+
+def located(tokens: Tensor, mask: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``tokens`` (N, L, D) and ``mask`` (N, L), on the CPU cut after the longest caption, and the places that count.
+
+    Elsewhere all stays as given: to look at a mask on a GPU is to wait for it. So it does while a graph is traced,
+    which must not depend on the values of its inputs.
+    """
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return tokens, mask, places
+    mask = mask.bool()
+    longest = max(1, int((mask.any(dim=0) * torch.arange(1, mask.shape[1] + 1)).max()))
+    tokens, mask = tokens[:, :longest], mask[:, :longest]
+    return tokens, mask, places_of(mask)
+
+
+def counted(tokens: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
+    """The tokens at ``places``, (N, L, D) -> (S, D), or all (N, L, D); what is not real is 0, whatever lies there."""
+    if places is None:
+        return tokens.masked_fill(~mask.bool()[..., None], 0.0)
+    real = mask.flatten()[places].bool()
+    return tokens.flatten(0, 1).index_select(0, places).masked_fill(~real[:, None], 0.0)
+
+
+def check_told(cond: Conditioning, *, text: bool) -> None:
+    """``ValueError`` where ``cond`` lacks the captions of a model with ``text``, or has them for one without."""
+    if text and cond.tokens is None:
+        raise ValueError("this model is conditioned on text: give cond.tokens (N, L, text_dim) and cond.mask (N, L)")
+    if not text and cond.tokens is not None:
+        raise ValueError("this model is conditioned on labels: give cond.label (N,), and no cond.tokens")

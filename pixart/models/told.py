@@ -1,0 +1,35 @@
+"""What a denoiser was told, ready for its blocks: anew at each step of training, once for all steps of sampling."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pixart.batch import Conditioning
+from pixart.models.attention import KeysValues, Text
+
+
+class Told(NamedTuple):
+    """What was said about N images at one time each; ``PixArt`` takes it in place of a ``Conditioning`` and times."""
+
+    vector: Tensor  # (N, D), or (1, D) where all are told the same
+    modulation: Tensor  # (N, 6, D) shared by all blocks, or the vector for blocks that have their own
+    texts: tuple[Text | KeysValues | None, ...]  # the captions, one for each block
+
+
+class Prepared(NamedTuple):
+    """The same for all K times of a schedule: ``prepared.at(step)`` is what the model is told there."""
+
+    vectors: Tensor  # (K, N, D)
+    modulations: Tensor  # (K, N, 6, D) or the vectors
+    texts: tuple[KeysValues | None, ...]
+
+    def at(self, step: int) -> Told:
+        """What is told at the time number ``step``, counted from 0."""
+        return Told(self.vectors[step], self.modulations[step], self.texts)
+
+
+def at_each(cond: Conditioning, count: int) -> tuple[int, Conditioning]:
+    """Rows N of labels and sizes, 1 where nothing of the kind is told, and these ``count`` times: (count * N) rows."""
+    alike = cond._replace(tokens=None, mask=None, places=None)
+    rows = max([1, *(len(x) for x in alike if x is not None)])
+    return rows, Conditioning(*(None if x is None else x.repeat(count, *[1] * (x.ndim - 1)) for x in alike))

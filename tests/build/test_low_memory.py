@@ -1,0 +1,81 @@
+"""``sample.py low_memory=true``: the encoder is gone before anything is drawn, and the pictures are nearly the same."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from miniature import Silent, small
+from omegaconf import OmegaConf
+from PIL import Image
+
+from pixart.build.drawing import open_weights
+from pixart.build.training import run_training
+from pixart.door import CONFIGS
+from pixart.encoders.recalled import Recalled
+from pixart.encoders.text import TextEncoder
+from pixart.formats.snapshot import find_snapshot
+from pixart.models.dit import PixArt
+from sample import sample
+
+PROMPTS = ["a red circle", "a blue ring"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    run_dir = tmp_path_factory.mktemp("run")
+    quiet = ("validate_every=0", "sample_every=0", "checkpoint_every=0", "steps=4", "data.workers=0", "log_every=4")
+    run_training(small(2, run_dir, *quiet), lambda _: Silent())
+    return str(find_snapshot(run_dir))
+
+
+def drawn(weights: str, out: Path, *overrides: str) -> list[np.ndarray]:
+    asked = [f"weights={weights}", f"prompts={PROMPTS}", f"out={out}", "num_inference_steps=2", *overrides]
+    with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
+        values: Any = OmegaConf.to_container(compose("sample", overrides=asked), resolve=True)
+    sample({str(key): value for key, value in values.items()})
+    return [np.asarray(Image.open(out / f"0000{i}.png")).astype(int) for i in range(len(PROMPTS))]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pictures_change_by_few_levels_of_256_and_the_peak_is_told(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
+    plain = drawn(weights, tmp_path / "plain", f"precision={precision}")
+    assert "peak memory" not in capsys.readouterr().out
+    lean = drawn(weights, tmp_path / "lean", f"precision={precision}", "low_memory=true")
+    assert re.search(r"peak memory \d+\.\d\d GiB on (cpu|cuda)", capsys.readouterr().out)
+    for one, other in zip(plain, lean, strict=True):
+        assert one.shape == other.shape
+        assert np.abs(one - other).mean() < 3
+
+
+def test_the_encoder_is_free_before_the_model_is_asked_for_anything(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    release, forward = TextEncoder.release, PixArt.forward
+    monkeypatch.setattr(TextEncoder, "release", lambda self: order.append("released") or release(self))
+    monkeypatch.setattr(PixArt, "forward", lambda self, *told: order.append("asked") or forward(self, *told))
+    opened = open_weights(weights, precision=None, text_source=None, autoencoder_source=None, low_memory=PROMPTS)
+    assert isinstance(opened.pipeline.text_encoder, Recalled)
+    opened.pipeline(
+        prompts=PROMPTS, seeds=[0, 1], sizes=[opened.sizes[0]] * 2, guidance_channels="all", batch_size=1,
+        **opened.habits._replace(num_inference_steps=2)._asdict(),
+    )  # fmt: skip
+    assert order == ["released", *["asked"] * 4]
+
+
+def test_compiled_guided_in_an_interval_and_decoded_in_twos_the_door_draws_2_pictures(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pixart.build import drawing
+    from pixart.models.compiled import compile_blocks
+
+    monkeypatch.setattr(drawing, "compile_blocks", lambda *told: compile_blocks(*told, backend="eager"))
+    plain = drawn(weights, tmp_path / "plain", "guidance_interval=[0.0,1.0]")
+    other = drawn(weights, tmp_path / "other", "compile=true", "decode_batch=2", "tiled=true")
+    for one, again in zip(plain, other, strict=True):
+        assert np.abs(one - again).max() <= 1

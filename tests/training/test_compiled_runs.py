@@ -1,0 +1,84 @@
+"""A run with compiled blocks: resumed, it makes the steps that it would have made unbroken."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from miniature import SMALL, Silent, small
+from scripts import run_script
+from torch._dynamo.utils import counters
+
+from pixart.build import learning
+from pixart.build.training import run_training
+from pixart.formats.snapshot import find_snapshot, read_snapshot
+from pixart.models.compiled import compile_blocks
+
+QUIET = ["validate_every=0", "sample_every=0", "data.workers=0", "log_every=3", "checkpoint_every=3"]
+
+
+def weights(run_dir: Path, *steps: int, compiled: bool) -> dict[str, torch.Tensor]:
+    for step in steps:
+        config = small(2, run_dir, *QUIET, f"steps={step}", f"compile={str(compiled).lower()}")
+        run_training(config, lambda _: Silent())
+    return read_snapshot(find_snapshot(run_dir)).tensors
+
+
+def test_3_and_3_compiled_steps_are_6_to_the_bit_and_those_of_eager_to_1e_4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "compile_blocks", partial(compile_blocks, backend="aot_eager"))
+    unbroken = weights(tmp_path / "unbroken", 6, compiled=True)
+    torch._dynamo.reset()  # as in another process
+    resumed = weights(tmp_path / "resumed", 3, 6, compiled=True)
+    eager = weights(tmp_path / "eager", 6, compiled=False)
+    for name, tensor in unbroken.items():
+        assert torch.equal(resumed[name], tensor), name
+        torch.testing.assert_close(eager[name], tensor, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sharding", "checkpointing"), [("none", "selective"), ("full_shard", "none"), ("full_shard", "blocks")]
+)
+def test_2_compiled_ranks_log_the_losses_of_1_eager_process_to_1e_5(
+    tmp_path: Path, sharding: str, checkpointing: str
+) -> None:
+    common = ["+stage=2", *SMALL, *QUIET, "snapshot_every=0", "log_every=1", "steps=3"]
+    two = [
+        f"sharding={sharding}",
+        f"model.checkpointing={checkpointing}",
+        "compile=true",
+        f"run_dir={tmp_path / 'two'}",
+    ]
+    wanted = [(2, [*common, *two]), (1, [*common, f"run_dir={tmp_path / 'alone'}"])]
+    run_script("ranks.py", wanted=[{"world_size": n, "overrides": given, "kill_at": None} for n, given in wanted])
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "alone")
+    ]
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_rehearsal_compiles_the_1_graph_of_a_step_and_leaves_no_gradient() -> None:
+    from accelerate import Accelerator
+
+    from pixart.build.parts import model
+    from pixart.training.rehearsal import rehearse
+
+    torch._dynamo.reset()
+    counters.clear()
+    bare = model(small(3, Path("unused"))).train()
+    compile_blocks(bare, "cpu", backend="aot_eager")
+    rehearse(Accelerator(cpu=True), bare, bare, images=2, tokens=24)
+    assert all(parameter.grad is None for parameter in bare.parameters())
+    for images, tokens in ((4, 24), (3, 11)):
+        rehearse(Accelerator(cpu=True), bare, bare, images=images, tokens=tokens)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_resume_may_not_turn_compilation_on(tmp_path: Path) -> None:
+    weights(tmp_path, 1, compiled=False)
+    with pytest.raises(ValueError, match=r"compile \(was False, is True\)"):
+        weights(tmp_path, 2, compiled=True)
