@@ -364,7 +364,7 @@ class EvaluateConfig(Draw):
     weights: str | dict[str, str]
     summary: str | None = Field(alias="json")
     images: str | None
-    sizes: dict[str, Annotated[tuple[Size, ...], Field(min_length=1)]]
+    sizes: dict[str, Annotated[tuple[Size, ...], Field(min_length=1)]] | None
     per_task: Positive
     started: float | None
 
@@ -375,7 +375,7 @@ class EvaluateConfig(Draw):
 
     @model_validator(mode="after")
     def _sizes_of_weights(self) -> Self:
-        if unknown := sorted(self.sizes.keys() - self.named.keys()):
+        if unknown := sorted((self.sizes or {}).keys() - self.named.keys()):
             raise ValueError(f"sizes: there are no weights named '{unknown[0]}', only {', '.join(self.named)}")
         return self
 

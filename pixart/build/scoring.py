@@ -21,7 +21,7 @@ def score_alignment(name: str, asked: EvaluateConfig, grid: Path | None) -> dict
     pipeline, trained_on, habits = open_weights(
         weights, precision=asked.precision, text_source=None, autoencoder_source=None, compiled=asked.compile
     )
-    sizes = asked.sizes.get(name) or trained_on
+    sizes = (asked.sizes or {}).get(name) or trained_on
     wanted: list[Any]
     if pipeline.text_encoder is None:
         wanted = [i % pipeline.config["num_classes"] for i in range(asked.per_task)]
