@@ -31,6 +31,9 @@ FREE_ON_RESUME = frozenset({
     "tracker", "data.workers", "data.cache", "data.verify", "data.storage_options", "data.max_bad_share", "sampling",
 })  # fmt: skip
 
+# What runs did that were made before there were these keys: saying it now changes neither a run nor its directory.
+UNSAID = {"compile": False, "optimizer.lr_decay": "none"}
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -422,7 +425,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def binding(values: dict[str, Any]) -> dict[str, Any]:
     """The flattened part of a configuration that a resume may not change."""
-
     flat = flatten(values)
     # A rate that falls until the last step is another one at every step where there are more of them.
     may_change = FREE_ON_RESUME - (set() if flat.get("optimizer.lr_decay", "none") == "none" else {"steps"})
@@ -431,7 +433,7 @@ def binding(values: dict[str, Any]) -> dict[str, Any]:
         parts = key.split(".")
         return any(".".join(parts[:length]) in may_change for length in range(1, len(parts) + 1))
 
-    return {key: value for key, value in flat.items() if not free(key)}
+    return {key: value for key, value in flat.items() if not free(key) and (key, value) not in UNSAID.items()}
 
 
 def default_run_dir(config: Config) -> str:

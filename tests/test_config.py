@@ -210,6 +210,14 @@ def test_the_number_of_steps_binds_where_the_rate_falls_until_the_last() -> None
         assert ("steps" in binding(config.model_dump(mode="json"))) == binds
 
 
+def test_a_run_made_before_a_key_is_the_run_that_says_what_it_did() -> None:
+    values = parsed("+stage=1", "data.root=d").model_dump(mode="json")
+    earlier = {**values, "optimizer": {k: v for k, v in values["optimizer"].items() if k != "lr_decay"}}
+    del earlier["compile"]
+    assert binding(earlier) == binding(values)
+    assert binding({**values, "compile": True})["compile"] is True
+
+
 def test_binding_keys_are_the_config_without_what_a_resume_may_change() -> None:
     keys = binding(parsed("+stage=2", "scale=tiny", "optimizer.lr_decay=none").model_dump(mode="json"))
     assert "optimizer.lr" in keys

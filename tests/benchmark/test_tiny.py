@@ -22,7 +22,8 @@ def test_the_settings_are_those_of_the_tiny_scale():
     tiny, training = composed("suite=tiny")["suites"]["tiny"], run("+stage=2", "scale=tiny")
     assert tiny["model"] == training["model"]
     assert tiny["objective"] == training["objective"]
-    assert (tiny["batch"], tiny["side"]) == (training["micro_batch"], training["resolution"])
+    cells = training["resolution"] // training["autoencoder"]["stride"]
+    assert (tiny["batch"], tiny["side"]) == (training["micro_batch"], cells)
     assert tiny["channels"] == training["autoencoder"]["channels"]
     assert (tiny["text"]["dim"], tiny["text"]["longest"]) == (
         training["text_encoder"]["dim"],

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pixart import aside
 from pixart.batch import Conditioning
-from pixart.formats import aside, snapshot
+from pixart.formats import snapshot
 from pixart.formats.snapshot import find_snapshot, read_snapshot, write_snapshot
 from pixart.models.dit import PixArt
 

@@ -45,7 +45,7 @@ def test_it_stores_features_of_the_runs_buckets_and_says_how_to_train_on_them(mo
     features = Shards(out).read(0).features
     assert features is not None
     assert features.moments is not None
-    assert features.moments.shape == (6, 32, 48)
+    assert features.moments.shape == (16, 8, 12)
     assert features.states[0].dtype == np.uint16
 
 

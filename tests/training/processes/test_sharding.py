@@ -12,7 +12,15 @@ from scripts import run_script
 HERE = Path(__file__).parent
 STAGES = (1, 2, 3)
 SMALL = (
-    *("scale=tiny", "model.dim=48", "model.depth=2", "model.num_heads=2", "data.num_samples=64", "data.workers=0"),
+    *(
+        "scale=tiny",
+        "optimizer.lr_decay=none",
+        "model.dim=48",
+        "model.depth=2",
+        "model.num_heads=2",
+        "data.num_samples=64",
+        "data.workers=0",
+    ),
     *("global_batch=10", "micro_batch=3"),  # cut into 2, 3, 2 and 3
     *("data.validation_samples=7", "sampling.num_inference_steps=2", "optimizer.warmup_steps=4", "steps=8"),
     *("log_every=1", "validate_every=8", "sample_every=0", "snapshot_every=0", "checkpoint_every=0"),
