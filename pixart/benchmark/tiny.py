@@ -41,9 +41,8 @@ class Settings(Section):
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Rates and shares of the step, and the operators that it spends most time in."""
     device = pick(settings.device)
-    run.say(
-        f"{settings.batch} pictures of {settings.side} x {settings.side} cells on {device.type}, {torch.get_num_threads()} threads"
-    )
+    cells = f"{settings.side} x {settings.side} cells"
+    run.say(f"{settings.batch} pictures of {cells} on {device.type}, {torch.get_num_threads()} threads")
     shape = (settings.channels, settings.side)
     text, dtype = settings.text, torch.float32
     examples = make_examples(settings.batch, shape=shape, text=text, dtype=dtype, device=device, seed=run.seed)
