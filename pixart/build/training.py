@@ -103,7 +103,8 @@ def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
     old, new = shape.binding(earlier), shape.binding(config.model_dump(mode="json"))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
-        listed = ", ".join(f"{key} (was {old.get(key)}, is {new.get(key)})" for key in changed)
+        was, now = ({key: values.get(key, shape.UNSAID.get(key)) for key in changed} for values in (old, new))
+        listed = ", ".join(f"{key} (was {was[key]}, is {now[key]})" for key in changed)
         raise ValueError(
             f"{directory.path} was made with another configuration: {listed}; put it back or set another run_dir"
         )

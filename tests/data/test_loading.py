@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -216,8 +217,10 @@ def test_no_signal_is_held_back_in_this_process_once_the_workers_run(examples: E
 
 
 def descendants(process: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{process}/task").iterdir()
-                for child in (task / "children").read_text().split()]  # fmt: skip
+    children: list[int] = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread may end while we look
+            children += map(int, (task / "children").read_text().split())
     return [*children, *(further for child in children for further in descendants(child))]
 
 
