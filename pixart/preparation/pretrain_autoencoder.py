@@ -98,7 +98,7 @@ def pretrain(model: Any, how: Training, *, progress: Callable[[int, float, float
 
 
 def _optimizer(model: nn.Module, how: Training) -> Muon:
-    """Muon for the kernels between its ends: with AdamW alone it takes three times as many steps."""
+    """Muon for the kernels between its ends, AdamW for the rest."""
     ends = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant_conv")
     kernels = [p for name, p in model.named_parameters() if p.ndim == 4 and not name.startswith(ends)]
     inner = {id(p) for p in kernels}
