@@ -6,43 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pixart.batch import Conditioning, Denoiser, concatenate
+from pixart.batch import Conditioning, concatenate
 
 GuidanceChannels = Literal["all", "three"]
 Interval = tuple[float, float]
-Guided = Callable[[Tensor, Tensor, Conditioning, Conditioning | None], Tensor]
 
 OFFICIAL_CHANNELS = 3  # DiT's sampler, and PixArt's after it, leave the fourth latent channel unguided
-
-
-def guided(
-    denoiser: Denoiser, *, guidance_scale: float, channels: GuidanceChannels, with_variance: bool = False
-) -> Guided:
-    """The prediction null + guidance_scale * (cond - null).
-
-    Args:
-        denoiser: run once on [cond, null] as one batch of 2N rows; at a scale of exactly 1 on the N rows of cond alone.
-        guidance_scale: 1 is no guidance, 0 is the null conditioning alone.
-        channels: ``all``, or ``three`` for the official sampler's: the channels behind the third stay cond's own.
-        with_variance: keep the denoiser's variance half, which is never guided: it stays cond's own.
-
-    Returns:
-        A callable of ``x_t`` (N, C, H, W), ``t`` (N,), cond and null of N rows each -> (N, C or 2C, H, W). It raises
-        ValueError where null is needed and missing.
-    """
-    check_channels(channels)
-
-    def predict(x_t: Tensor, t: Tensor, cond: Conditioning, null: Conditioning | None) -> Tensor:
-        rows = cond if guidance_scale == 1 else joined(cond, null, guidance_scale=guidance_scale)
-        return predicted(
-            lambda x: denoiser(x, t.repeat(len(x) // len(t)), rows),
-            x_t,
-            guidance_scale=guidance_scale,
-            channels=channels,
-            with_variance=with_variance,
-        )
-
-    return predict
 
 
 def check_channels(channels: str) -> None:
@@ -66,9 +35,13 @@ def predicted(
     channels: GuidanceChannels,
     with_variance: bool,
 ) -> Tensor:
-    """The guided prediction for ``x_t`` (N, C, H, W); arguments as of ``guided``.
+    """The prediction null + guidance_scale * (cond - null) for ``x_t`` (N, C, H, W): (N, C or 2C, H, W).
 
-    ``denoise`` is called with 2N rows, for [cond, null], or at a scale of 1 with N.
+    Args:
+        denoise: run once on the 2N rows [cond, null] as one batch; at a scale of exactly 1 on the N rows of cond alone.
+        guidance_scale: 1 is no guidance, 0 is the null conditioning alone.
+        channels: ``all``, or ``three`` for the official sampler's: the channels behind the third stay cond's own.
+        with_variance: keep the denoiser's variance half, which is never guided: it stays cond's own.
     """
     latent_channels = x_t.shape[1]
     kept = 2 * latent_channels if with_variance else latent_channels

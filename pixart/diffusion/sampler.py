@@ -78,9 +78,9 @@ def sample(
         latents: (N, C, H, W) standard normal noise.
         cond: N rows.
         null: N rows, or None where guidance_scale is 1.
-        guidance_scale: see ``guided``.
+        guidance_scale: see ``predicted``.
         num_inference_steps: calls of the denoiser.
-        guidance_channels: see ``guided``.
+        guidance_channels: see ``predicted``.
         guidance_interval: shares of time between which there is guidance, see ``scales``; None: always. It changes the
             results, and steps outside it cost half.
         generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, ``iddpm``, ``sa_solver`` and

@@ -1,10 +1,12 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from pixart.batch import Conditioning
+from pixart.batch import Conditioning, Denoiser
 from pixart.diffusion.gaussian import Gaussian
-from pixart.diffusion.guidance import guided
+from pixart.diffusion.guidance import GuidanceChannels, check_channels, joined, predicted
 from pixart.diffusion.sampler import make_scheduler, sample
 
 X, T = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([7, 8, 9])
@@ -15,6 +17,25 @@ OBJECTIVE = Gaussian(
     num_timesteps=1000, schedule="linear", prediction="eps", learned_variance=True, weighting="none",
     weighting_gamma=5.0, time_sampling="uniform",
 )  # fmt: skip
+
+
+def guided(
+    denoiser: Denoiser, *, guidance_scale: float, channels: GuidanceChannels, with_variance: bool = False
+) -> Callable[[Tensor, Tensor, Conditioning, Conditioning | None], Tensor]:
+    """One step as the sampler makes it."""
+    check_channels(channels)
+
+    def predict(x_t: Tensor, t: Tensor, cond: Conditioning, null: Conditioning | None) -> Tensor:
+        rows = cond if guidance_scale == 1 else joined(cond, null, guidance_scale=guidance_scale)
+        return predicted(
+            lambda x: denoiser(x, t.repeat(len(x) // len(t)), rows),
+            x_t,
+            guidance_scale=guidance_scale,
+            channels=channels,
+            with_variance=with_variance,
+        )
+
+    return predict
 
 
 class Recorder:
