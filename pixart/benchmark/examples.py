@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pixart.batch import Conditioning
+from pixart.benchmark.case import Case
 from pixart.config import Positive, Section
 
 STRIDE, CHANNELS = 8, 4  # of the autoencoder
@@ -31,6 +32,12 @@ class Examples(NamedTuple):
     @property
     def images(self) -> int:
         return len(self.x0)
+
+
+def examples_of(case: Case, text: Text, *, dtype: torch.dtype, device: torch.device, seed: int) -> Examples:
+    """Those of a case: its batch, at its resolution."""
+    shape = (CHANNELS, case.resolution // STRIDE)
+    return make_examples(case.batch, shape=shape, text=text, dtype=dtype, device=device, seed=seed)
 
 
 def make_examples(

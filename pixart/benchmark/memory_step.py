@@ -9,7 +9,7 @@ import torch
 from pixart.benchmark.alone import held_mib, peak_mib, run_alone
 from pixart.benchmark.case import Case
 from pixart.benchmark.device import DTYPES, precision_on
-from pixart.benchmark.examples import CHANNELS, STRIDE, Text, make_examples
+from pixart.benchmark.examples import Text, examples_of
 from pixart.benchmark.peers import ours
 from pixart.benchmark.step import TrainingStep, adamw
 from pixart.config import GaussianObjective, Model
@@ -44,8 +44,7 @@ def _work(case: Case, shape: Model, text: Text, objective: Gaussian, device: tor
     precision = precision_on(device, case.precision)
     model = ours(shape, case, text_dim=text.dim, device=device, adaln=adaln)
     dtype = DTYPES[precision]
-    shape_of = (CHANNELS, case.resolution // STRIDE)
-    examples = make_examples(case.batch, shape=shape_of, text=text, dtype=dtype, device=device, seed=0)
+    examples = examples_of(case, text, dtype=dtype, device=device, seed=0)
     step = TrainingStep(
         model, model, examples, objective=objective, optimizer=adamw(model), precision=precision, repeats=2
     )  # in the second step AdamW's averages are there from the start

@@ -12,7 +12,7 @@ from pixart.benchmark.agreement import tried
 from pixart.benchmark.case import Case, on
 from pixart.benchmark.ceilings import Layers
 from pixart.benchmark.device import DTYPES, Choice, pick, precision_on, settle
-from pixart.benchmark.examples import CHANNELS, STRIDE, Text, make_examples
+from pixart.benchmark.examples import STRIDE, Text, examples_of
 from pixart.benchmark.peers import Compilation, as_denoiser, compile_ours, compile_theirs, ours, theirs, twin
 from pixart.benchmark.pipelines import Asked, Encoders, compared, write_encoders
 from pixart.benchmark.record import Figure
@@ -135,14 +135,7 @@ def _denoising(
     precision: str,
 ) -> Iterator[Figure]:
     device = next(models["ours"].parameters()).device
-    made = make_examples(
-        case.batch,
-        shape=(CHANNELS, case.resolution // STRIDE),
-        text=settings.text,
-        dtype=DTYPES[precision],
-        device=device,
-        seed=run.seed,
-    )
+    made = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)
     drawings = {
         contender: Drawing(
             model if isinstance(model, PixArt) else as_denoiser(model),

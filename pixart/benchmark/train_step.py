@@ -8,7 +8,7 @@ from pixart.benchmark.agreement import tried
 from pixart.benchmark.case import Case, on
 from pixart.benchmark.ceilings import Layers, copy_rate
 from pixart.benchmark.device import DTYPES, Choice, pick, precision_on
-from pixart.benchmark.examples import CHANNELS, STRIDE, Examples, Text, make_examples
+from pixart.benchmark.examples import STRIDE, Examples, Text, examples_of
 from pixart.benchmark.peers import Compilation, as_denoiser, compile_ours, compile_theirs, ours, theirs, twin
 from pixart.benchmark.record import Figure
 from pixart.benchmark.speed import CEILING, Speed
@@ -59,14 +59,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
 def _case(settings: Settings, case: Case, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
     precision = precision_on(device, case.precision)
     run.say(f"{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
-    examples = make_examples(
-        case.batch,
-        shape=(CHANNELS, case.resolution // STRIDE),
-        text=settings.text,
-        dtype=DTYPES[precision],
-        device=device,
-        seed=run.seed,
-    )
+    examples = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)
     model = ours(settings.model, case, text_dim=settings.text.dim, device=device)
     steps = _steps(settings, case, model, examples, precision)
     fitting: dict[str, TrainingStep] = {}
