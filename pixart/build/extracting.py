@@ -15,13 +15,13 @@ from pixart.preparation.extract import Extracted, Share, Told, extract
 
 
 def run_extraction(config: Config, out: Path, *, states: StatesDtype, batch: int, told: Told) -> Extracted:
-    """Write the features of ``config.data.root`` to ``out``, as ``config``'s own encoders make them.
+    """Write the features of ``config.data`` to ``out``, as ``config``'s own encoders make them.
 
-    Under a launcher each process takes its share of the shards, on a device of its own. Raises ``ValueError`` for data
-    that are no shards in one place, and as ``pixart.preparation.extract`` does.
+    Under a launcher each process takes its share of the shards, on a device of its own. Raises ``ValueError`` for a
+    mixture, for shards that are nowhere, and as ``pixart.preparation.extract`` does.
     """
     section = config.data
-    if section.kind != "shards" or section.root is None:
+    if section.kind == "shards" and section.root is None:
         raise ValueError(
             "features are extracted from one folder of shards: set data=shards data.root=… (and no mixture)"
         )

@@ -1,7 +1,7 @@
 """From shards of images to shards of features: each image and caption encoded once, in as many processes as there are.
 
 Shard i of the source becomes ``00000i.tar`` of the result, whole or not at all, so a killed extraction goes on with the
-shards that are missing. Processes need not know of each other: each takes its share of the shards, and whoever sees the
+shards that are missing. A source without shards, which draws its images, is cut into tars of ``DRAWN`` samples. Processes need not know of each other: each takes its share of the shards, and whoever sees the
 last one appear writes the index.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pixart.data.source import Source
 from pixart.data.storage.index import INDEX_NAME, read_index
@@ -22,6 +23,7 @@ from pixart.preparation.encode import Encoders, Prepared, encoded, prepared
 
 _WORK = ".extract"  # what the processes leave for each other
 _JOB = "job.json"
+DRAWN = 2048  # samples in a tar, where the source has no shards of its own
 
 Told = Callable[[int, int], None]
 
@@ -48,17 +50,13 @@ def extract(source: Source, out: Path, *, encoders: Encoders, workers: int, shar
 
     ``workers`` processes read and fit images ahead of the encoders. A sample that cannot be read, or that has no
     caption where text is encoded, is left out and counted. ``told`` is called with how many of this process' shards are
-    done, and how many they are. Raises ``ValueError`` where ``out`` holds other features, or the source has no shards.
+    done, and how many they are. Raises ``ValueError`` where ``out`` holds other features, or the source is features.
     """
-    if source.shards is None:
-        raise ValueError(
-            "features are extracted from shards: give the folder that tools/prepare.py wrote (data.root=…)"
-        )
     if source.stamps is not None:
         raise ValueError("data.root holds features already: give the shards with the images that they were made of")
     stamps = encoders.stamps()
     _claim(out, {"source": source.fingerprint, "stamps": stamps})
-    starts = np.flatnonzero(np.diff(source.shards, prepend=-1, append=-1))  # of each shard's rows, and the end
+    starts = _starts(source)
     mine = range(share.rank, len(starts) - 1, share.world_size)
     for done, shard in enumerate(mine):
         told(done, len(mine))
@@ -67,6 +65,12 @@ def extract(source: Source, out: Path, *, encoders: Encoders, workers: int, shar
             _write_shard(out, shard, prepared(source, rows, encoders, workers=workers), encoders)
     told(len(mine), len(mine))
     return _finished(out, len(starts) - 1, stamps)
+
+
+def _starts(source: Source) -> NDArray[np.intp]:
+    """The first row of each shard, and the end."""
+    shards = np.arange(len(source)) // DRAWN if source.shards is None else source.shards
+    return np.flatnonzero(np.diff(shards, prepend=-1, append=-1))
 
 
 def _claim(out: Path, job: dict[str, Any]) -> None:
