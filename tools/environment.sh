@@ -10,7 +10,8 @@ make_environment() {
   local arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
   if command -v uv >/dev/null 2>&1; then
-    uv pip install --quiet --python .venv/bin/python "${arguments[@]}"
+    # pip compiles what it installs, uv when told to: else every start compiles it anew where Python may not write caches.
+    uv pip install --quiet --compile-bytecode --python .venv/bin/python "${arguments[@]}"
   else
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
   fi
