@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pixart.data.buckets import Bucket, Distance, assign
@@ -26,7 +25,7 @@ class Prepared(NamedTuple):
     """A sample that was read, its image fitted to its bucket."""
 
     key: str
-    pixels: Tensor  # (3, height, width) uint8
+    pixels: NDArray[np.uint8]  # (3, height, width); as a tensor it would cross to this process in a file of its own
     captions: tuple[str, ...]
     label: int | None
     height: int  # pixels of the image as it was: what the model is told
@@ -80,7 +79,7 @@ class _Fitted(Dataset[Prepared | tuple[str, str]]):
             return sample.key, "no image"
         if self._captioned and not sample.captions:
             return sample.key, "no caption"
-        pixels = fit(sample.image, self._buckets[place])
+        pixels = fit(sample.image, self._buckets[place]).numpy()
         return Prepared(sample.key, pixels, sample.captions, sample.label, height, width)
 
 
@@ -122,7 +121,7 @@ def encoded(samples: Iterable[Prepared], encoders: Encoders) -> Iterator[dict[st
 
 def _members(group: Sequence[Prepared], encoders: Encoders) -> Iterator[dict[str, Any]]:
     bucket = Bucket(*group[0].pixels.shape[1:])
-    images = normalised_batch((sample.pixels for sample in group), len(group), bucket)
+    images = normalised_batch((torch.from_numpy(sample.pixels) for sample in group), len(group), bucket)
     moments = encoders.latents.moments(images).cpu().numpy()  # (N, 2C, H, W)
     states: Iterator[NDArray[np.float32]] = iter(())
     if encoders.text is not None:
