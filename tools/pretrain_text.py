@@ -41,7 +41,6 @@ class TrainingConfig(Section):
     captions: tuple[Positive, ...]
     faithful: Share
     mixture: tuple[CorruptionConfig, ...]
-    salient: Share
     lr: Rate
     position_lr: Rate
     warmup_steps: Positive

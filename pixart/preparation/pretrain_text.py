@@ -33,7 +33,6 @@ class Training(NamedTuple):
     captions: Sequence[int]  # how many a document may hold
     faithful: float  # share of captions that say what the others of their document say
     mixture: Sequence[Corruption]
-    salient: float  # share of the documents about relations whose salient words are masked instead
     lr: float
     position_lr: float
     warmup_steps: int
@@ -102,7 +101,7 @@ def pretrain(model: Any, vocabulary: Vocabulary, how: Training, *, progress: Cal
         start = step * how.batch_size
         texts = documents(start, start + how.batch_size, seed=how.seed, captions=how.captions, faithful=how.faithful)
         rng = np.random.Generator(np.random.Philox(key=np.array((how.seed, step), np.uint64)))
-        masked = mask(list(texts), vocabulary, how.mixture, rng, salient=how.salient)
+        masked = mask(list(texts), vocabulary, how.mixture, rng)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _share_of_peak(step, how)
         loss = F.cross_entropy(predict(model, masked)[masked.target_mask], masked.target[masked.target_mask])

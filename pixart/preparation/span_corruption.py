@@ -12,24 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixart.data.embedded.captions import (
-    PLURALS,
-    SENTENCES,
-    WORDS,
-    Target,
-    dense_caption,
-    sentence,
-    sparse_caption,
-    target_of,
-)
+from pixart.data.embedded.captions import SENTENCES, WORDS, Target, dense_caption, sentence, sparse_caption, target_of
 from pixart.data.embedded.scenes import Lots, draw_scene
 from pixart.encoders.text import pad
 
 DOCUMENT_STREAM = 3  # of the random numbers of scenes; 0 to 2 belong to the data set
 PAD, END = 0, 1  # as in every T5 vocabulary; 2 is <unk>
 STOP = "."  # between the captions of a document
-RELATING = frozenset(("left", "right", "above", "below"))
-NAMING = frozenset((*PLURALS, *PLURALS.values()))
 
 
 class Corruption(NamedTuple):
@@ -135,47 +124,14 @@ def corrupt(
     return [*source, END], [*target, sentinels[spans], END]
 
 
-def corrupt_salient(text: str, vocabulary: Vocabulary, rng: np.random.Generator) -> tuple[list[int], list[int]] | None:
-    """The ids of a document with a sentinel for each relation, or for each shape, of one of its captions.
-
-    That is salient span masking (arXiv 2002.08909, section 3.4): random spans seldom hide the one word that only an
-    understanding of the others restores. ``None`` where the chosen caption has no such word.
-    """
-    words = text.split()
-    starts = [0, *(place + 1 for place, word in enumerate(words) if word == STOP), len(words) + 1]
-    caption = int(rng.integers(len(starts) - 1))
-    salient = (RELATING, NAMING)[int(rng.integers(2))]
-    hidden = [place for place in range(starts[caption], starts[caption + 1] - 1) if words[place] in salient]
-    if not hidden or len(hidden) >= len(vocabulary.sentinels):
-        return None
-    source, target = vocabulary.encode(text), []
-    for place, sentinel in zip(hidden, vocabulary.sentinels, strict=False):
-        target += [sentinel, source[place]]
-        source[place] = sentinel
-    return [*source, END], [*target, vocabulary.sentinels[len(hidden)], END]
-
-
 def mask(
-    texts: Sequence[str],
-    vocabulary: Vocabulary,
-    mixture: Sequence[Corruption],
-    rng: np.random.Generator,
-    *,
-    salient: float = 0.0,
+    texts: Sequence[str], vocabulary: Vocabulary, mixture: Sequence[Corruption], rng: np.random.Generator
 ) -> Masked:
-    """Each text corrupted in one of the ways of the mixture, all equally likely.
-
-    Of those that name a relation, or a place by the same words, a share of ``salient`` is masked by ``corrupt_salient``.
-    """
-
-    def corrupted(text: str) -> tuple[list[int], list[int]]:
-        if salient and not RELATING.isdisjoint(text.split()) and rng.random() < salient:
-            found = corrupt_salient(text, vocabulary, rng)
-            if found is not None:
-                return found
-        return corrupt(vocabulary.encode(text), mixture[int(rng.integers(len(mixture)))], vocabulary.sentinels, rng)
-
-    pairs = [corrupted(text) for text in texts]
+    """Each text corrupted in one of the ways of the mixture, all equally likely."""
+    pairs = [
+        corrupt(vocabulary.encode(text), mixture[int(rng.integers(len(mixture)))], vocabulary.sentinels, rng)
+        for text in texts
+    ]
     return Masked(*pad([source for source, _ in pairs]), *pad([target for _, target in pairs]))
 
 

@@ -18,7 +18,6 @@ HOW = Training(
     captions=(2,),
     faithful=0.9,
     mixture=(Corruption(0.3, 1.0),),
-    salient=0.5,
     lr=1e-2,
     position_lr=1e-1,
     warmup_steps=1,

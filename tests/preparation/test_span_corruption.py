@@ -14,7 +14,6 @@ from pixart.preparation.span_corruption import (
     Corruption,
     Vocabulary,
     corrupt,
-    corrupt_salient,
     documents,
     documents_about,
     make_vocabulary,
@@ -97,26 +96,3 @@ def test_a_masked_batch_is_padded_and_the_decoder_reads_one_token_behind(vocabul
     assert masked.source_mask[0].sum() == 3 + 1
     assert previous(masked.target)[:, 1:].equal(masked.target[:, :-1])
     assert (previous(masked.target)[:, 0] == 0).all()
-
-
-def test_salient_masking_hides_all_relations_or_all_shapes_of_one_caption_and_nothing_else(
-    vocabulary: Vocabulary,
-) -> None:
-    text = "a red cross above a ring on a grey background . a ring below a red cross on a grey background"
-    hidden = set()
-    for seed in range(40):
-        found = corrupt_salient(text, vocabulary, np.random.default_rng(seed))
-        assert found is not None
-        source, target = found
-        words = {i: word for word, i in vocabulary.ids.items()}
-        hidden.add(tuple(words[token] for token in target[:-1] if token in words))
-        filled = dict(zip(target[:-2:2], target[1:-2:2], strict=True))
-        assert [filled.get(token, token) for token in source[:-1]] == vocabulary.encode(text)
-    assert hidden == {("above",), ("below",), ("cross", "ring"), ("ring", "cross")}
-
-
-def test_what_names_no_relation_is_masked_as_the_mixture_says(vocabulary: Vocabulary) -> None:
-    texts = ["a red cross and a ring on a grey background", "a red ring on a grey background . a red ring"]
-    plain = mask(texts, vocabulary, [Corruption(0.3, 1.0)], np.random.default_rng(0))
-    salient = mask(texts, vocabulary, [Corruption(0.3, 1.0)], np.random.default_rng(0), salient=1.0)
-    assert all((a == b).all() for a, b in zip(plain, salient, strict=True))

@@ -19,7 +19,6 @@ def small(out: Path) -> Report:
             captions=(2,),
             faithful=0.9,
             mixture=(Corruption(0.3, 1.0),),
-            salient=0.5,
             lr=1e-2,
             position_lr=1e-1,
             warmup_steps=1,
