@@ -32,7 +32,7 @@ FREE_ON_RESUME = frozenset({
 })  # fmt: skip
 
 # What runs did that were made before there were these keys: saying it now changes neither a run nor its directory.
-UNSAID = {"compile": False, "optimizer.lr_decay": "none"}
+UNSAID = {"compile": False, "optimizer.lr_decay": "none", "autoencoder.posterior": "drawn"}
 
 
 class Section(BaseModel):
@@ -167,6 +167,7 @@ class Autoencoder(Section):
     source: str
     channels: Positive
     stride: Positive
+    posterior: Literal["drawn", "mean"]
     dtype: Precision
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pixart.aside import refuse_taken
-from pixart.config import Positive, Rate, Section, Seed, parse
+from pixart.config import Positive, Rate, Section, Seed, Share, parse
 from pixart.data.embedded.shapes import View
 from pixart.door import door
 from pixart.preparation.pretrain_autoencoder import Size, Training
@@ -31,11 +31,20 @@ class TrainingConfig(Section):
     steps: Positive
     batch_size: Positive
     pictures: tuple[Kind, ...] = Field(min_length=1)
+    kl_start: Rate
     kl_weight: Rate
+    kl_ramp: tuple[Share, Share]
     lr: Rate
     matrix_lr: Rate
     warmup_steps: Positive
     clip: Rate
+
+    @field_validator("kl_ramp")
+    @classmethod
+    def _rises(cls, ramp: tuple[float, float]) -> tuple[float, float]:
+        if ramp[0] >= ramp[1]:
+            raise ValueError(f"begins at {ramp[0]:g} and ends at {ramp[1]:g}: let it end after it begins")
+        return ramp
 
 
 class ReportConfig(Section):

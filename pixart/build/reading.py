@@ -58,7 +58,7 @@ def examples(config: Config, source: Source, plan: Plan | Once, encoder: TextEnc
         seed=config.seed,
         latent_channels=latents.channels,
         latent_stride=latents.stride,
-        posterior_noise=latents.stochastic,
+        posterior_noise=latents.stochastic and config.autoencoder.posterior == "drawn",
         tokenize=None if encoder is None else encoder.tokenizer.tokenize,
         max_tokens=0 if encoder is None else encoder.max_tokens,
         caption_choice=section.caption_choice,

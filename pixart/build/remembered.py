@@ -47,6 +47,8 @@ class Words(TextEncoder, extra="ignore"):
 class Latents(Autoencoder, extra="ignore"):
     """The autoencoder it saw through."""
 
+    posterior: Literal["drawn", "mean"] = "drawn"  # older runs do not say so, and drawing pictures does not ask
+
 
 class Sampling(Section, extra="ignore"):
     """How its run drew."""

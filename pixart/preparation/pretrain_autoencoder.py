@@ -24,13 +24,19 @@ class Size(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How it is trained: |x - x'| + (x - x')^2 + ``kl_weight`` times the divergence of a latent number, in nats."""
+    """How it is trained: |x - x'| + (x - x')^2 + a weight times the divergence of a latent number, in nats.
+
+    The weight starts at ``kl_start`` and rises to ``kl_weight`` while the share of the steps done goes through
+    ``kl_ramp``: a large one from the start drowns latents before they say anything.
+    """
 
     seed: int
     steps: int
     batch_size: int
     pictures: tuple[tuple[View, int, int], ...]  # (view, height, width) of the batches, in turn
+    kl_start: float
     kl_weight: float
+    kl_ramp: tuple[float, float]
     lr: float
     matrix_lr: float
     warmup_steps: int
@@ -38,7 +44,7 @@ class Training(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """What comes back of held-out scenes through latents drawn from their posterior."""
+    """What comes back of held-out scenes through the means of their posteriors."""
 
     psnr: float  # decibels
     right: float  # share that the detector still reads as what they show
@@ -71,6 +77,14 @@ def pictures(view: View, height: int, width: int, rows: range, *, split: Any, se
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, source
 
 
+def kl_weight(how: Training, step: int) -> float:
+    """The weight of the divergence at a step: each stretch of the ramp multiplies it by as much (KL annealing,
+    arXiv 1511.06349, section 3.1, which raises it along a sigmoid)."""
+    begin, end = how.kl_ramp
+    risen = min(1.0, max(0.0, (step / how.steps - begin) / (end - begin)))
+    return float(how.kl_start ** (1 - risen) * how.kl_weight**risen)
+
+
 def pretrain(model: Any, how: Training, *, progress: Callable[[int, float, float], None]) -> None:
     """Trains ``model`` in place; step k sees rows k * batch_size to (k + 1) * batch_size of one view and size.
 
@@ -89,7 +103,7 @@ def pretrain(model: Any, how: Training, *, progress: Callable[[int, float, float
         posterior = model.encode(images).latent_dist
         error = model.decode(posterior.sample(generator=generator)).sample - images  # (N, 3, height, width)
         kl = posterior.kl().sum() / posterior.mean.numel()
-        (error.abs().mean() + error.square().mean() + how.kl_weight * kl).backward()
+        (error.abs().mean() + error.square().mean() + kl_weight(how, step) * kl).backward()
         nn.utils.clip_grad_norm_(model.parameters(), how.clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -127,7 +141,7 @@ def quality(model: Any, kind: tuple[View, int, int], count: int, seed: int) -> Q
     view, height, width = kind
     images, source = pictures(view, height, width, range(count), split="validation", seed=seed)
     posterior = model.encode(images).latent_dist
-    back = model.decode(posterior.sample(generator=torch.Generator().manual_seed(seed))).sample.clamp(-1, 1)
+    back = model.decode(posterior.mean).sample.clamp(-1, 1)
     error = (back - images).square().mean().item()
     shown = ((back + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     targets = [target_of(source.scene(row), full=False) for row in range(count)]

@@ -10,6 +10,7 @@ from pixart.encoders.autoencoder import load_autoencoder
 from pixart.preparation.pretrain_autoencoder import (
     Size,
     Training,
+    kl_weight,
     make_autoencoder,
     pictures,
     pretrain,
@@ -24,7 +25,9 @@ HOW = Training(
     steps=32,
     batch_size=8,
     pictures=(("captioned", 16, 16), ("aesthetic", 16, 24)),
-    kl_weight=1e-5,
+    kl_start=1e-5,
+    kl_weight=1e-3,
+    kl_ramp=(0.25, 0.75),
     lr=0.005,
     matrix_lr=0.02,
     warmup_steps=2,
@@ -71,3 +74,8 @@ def test_an_untrained_one_gives_back_less_than_a_trained_one(model: Any) -> None
 def test_held_out_scenes_are_others_than_those_trained_on() -> None:
     seen, held = (pictures("captioned", 16, 16, range(4), split=split, seed=0)[0] for split in ("train", "validation"))
     assert not any(torch.equal(a, b) for a in seen for b in held)
+
+
+def test_the_weight_of_the_divergence_rises_by_equal_factors_within_its_ramp_and_nowhere_else() -> None:
+    weights = [kl_weight(HOW, step) for step in (0, 8, 16, 24, 31)]
+    assert weights == pytest.approx([1e-5, 1e-5, 1e-4, 1e-3, 1e-3])
