@@ -1,8 +1,9 @@
 """From shards of images to shards of features: each image and caption encoded once, in as many processes as there are.
 
 Shard i of the source becomes ``00000i.tar`` of the result, whole or not at all, so a killed extraction goes on with the
-shards that are missing. A source without shards, which draws its images, is cut into tars of ``DRAWN`` samples. Processes need not know of each other: each takes its share of the shards, and whoever sees the
-last one appear writes the index.
+shards that are missing. A source without shards, which draws its images, is cut into tars of ``DRAWN`` samples.
+Processes need not know of each other: each takes its share of the shards, and whoever sees the last one appear writes
+the index.
 """
 
 import fcntl

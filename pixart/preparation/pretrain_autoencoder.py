@@ -78,8 +78,10 @@ def pictures(view: View, height: int, width: int, rows: range, *, split: Any, se
 
 
 def kl_weight(how: Training, step: int) -> float:
-    """The weight of the divergence at a step: each stretch of the ramp multiplies it by as much (KL annealing,
-    arXiv 1511.06349, section 3.1, which raises it along a sigmoid)."""
+    """The weight of the divergence at a step: each stretch of the ramp multiplies it by as much.
+
+    KL annealing (arXiv 1511.06349, section 3.1), which there goes along a sigmoid.
+    """
     begin, end = how.kl_ramp
     risen = min(1.0, max(0.0, (step / how.steps - begin) / (end - begin)))
     return float(how.kl_start ** (1 - risen) * how.kl_weight**risen)

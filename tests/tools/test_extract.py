@@ -57,9 +57,7 @@ def test_the_embedded_data_set_is_stored_as_it_is_drawn(monkeypatch, capsys, tmp
     assert f"5 samples in 1 shards: {out}" in capsys.readouterr().out
     stored = Shards(out)
     found = {stored.key(row): stored.read(row) for row in range(len(stored))}
-    drawn = Shapes(
-        "aesthetic", "train", num_samples=5, resolution=40, sizes=SIZES, density="dense", seed=0
-    )
+    drawn = Shapes("aesthetic", "train", num_samples=5, resolution=40, sizes=SIZES, density="dense", seed=0)
     assert sorted(found) == [drawn.key(row) for row in range(5)]
     for row in range(5):
         sample, image = found[drawn.key(row)], drawn.read(row)
