@@ -118,7 +118,8 @@ def draw(run: Path, photographs: dict[str, tuple[Bucket, np.ndarray]], *, steps:
 # What a model of 1.3 million weights needs to learn 21 photographs by heart: no dropped captions, and time.
 BY_HEART = (
     *("model.dim=144", "model.depth=4", "model.num_heads=3", "model.interpolation_scale=0.25"),
-    *("global_batch=16", "micro_batch=16", "optimizer.lr_decay=linear"),
+    *("global_batch=16", "micro_batch=16", "optimizer.lr_decay=linear", "optimizer.weight_decay=0"),
+    *("optimizer.matrix_lr=2e-2", "optimizer.momentum=0.95", "optimizer.betas=[0.9,0.999]"),
     *("data.caption_drop=0", "data.max_bad_share=0", "ema.decay=0.995"),
     *("checkpoint_every=0", "snapshot_every=1000", "log_every=100"),
 )
