@@ -59,6 +59,12 @@ def test_every_model_size_and_objective_composes(size: str) -> None:
         parsed("+stage=2", "data.root=somewhere", f"model={size}", f"objective={objective}")
 
 
+@pytest.mark.parametrize("optimizer", sorted(file.stem for file in (ROOT / "configs/optimizer").glob("*.yaml")))
+@pytest.mark.parametrize("scale", ["paper", "tiny"])
+def test_every_optimizer_composes_at_every_scale(optimizer: str, scale: str) -> None:
+    parsed("+stage=2", f"scale={scale}", "data=shards", "data.root=somewhere", f"optimizer={optimizer}")
+
+
 def test_the_miniature_takes_shards_in_place_of_the_embedded_data() -> None:
     config = parsed("+stage=2", "scale=tiny", "data=shards", "data.root=somewhere")
     assert (config.data.kind, config.resolution) == ("shards", 32)
@@ -100,7 +106,7 @@ def test_the_stage_is_quoted_for_hydra_and_nothing_else_is(typed: str, read: str
         ("+optimizer.power=0.9", r"unknown key 'optimizer\.power'"),
         ("objective.kind=magic", r"objective.*'magic'"),
         ("resolution=35", r"resolution 35 x 35 is not a multiple of 8"),
-        ("model.num_heads=5", r"model: dim 144 is not a multiple of num_heads 5"),
+        ("model.num_heads=7", r"model: dim 120 is not a multiple of num_heads 7"),
         ("data.num_classes=3", r"takes captions or labels"),
         ("data.buckets=aspect_ratio", r"lists? the buckets|list the buckets"),
         ("data.root=nowhere", r"unknown key 'data\.root'|data.root"),
