@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
@@ -23,6 +24,9 @@ class Muon(torch.optim.AdamW):
     A step of a matrix (rows, columns) is orthogonal, times max(1, rows / columns)^0.5 times the rate; a kernel of a
     convolution is the matrix that has a row for each channel it gives. As fused AdamW, it reads ``found_inf`` on the
     device and changes nothing where that is one.
+
+    Where there are several processes, all of the same gradients, each makes a share of the matrices orthogonal and they
+    tell each other: all must step together.
     """
 
     @torch.no_grad()
@@ -43,7 +47,7 @@ class Muon(torch.optim.AdamW):
         bad = getattr(self, "found_inf", None)
         for parameters in _alike(group["params"]):
             nesterov = [self._moved(parameter, group["momentum"], bad) for parameter in parameters]
-            updates = orthogonal(torch.stack([_whole(update).flatten(1) for update in nesterov]))  # (n, rows, columns)
+            updates = _orthogonal_together(torch.stack([_whole(update).flatten(1) for update in nesterov]))
             rows, columns = updates.shape[1:]
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for parameter, update in zip(parameters, updates, strict=True):
@@ -71,6 +75,11 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
     Newton and Schulz's iteration: in bfloat16 on a graphics card, in float32 elsewhere.
     """
+    return iterated(matrices).float()
+
+
+def iterated(matrices: Tensor) -> Tensor:
+    """``orthogonal``, in the precision that it was computed in."""
     a, b, c = _COEFFICIENTS
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     tall = x.shape[1] > x.shape[2]
@@ -79,7 +88,21 @@ def orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(_ITERATIONS):
         square = x @ x.mT
         x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x
-    return (x.mT if tall else x).float()
+    return x.mT if tall else x
+
+
+def _orthogonal_together(matrices: Tensor) -> Tensor:
+    """``orthogonal`` of the matrices (n, rows, columns) that every process has, each computed by one of them."""
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world == 1:
+        return orthogonal(matrices)
+    share = -(-len(matrices) // world)
+    mine = matrices[share * dist.get_rank() :][:share]
+    done = iterated(mine)
+    filled = torch.cat([done, done.new_zeros(share - len(mine), *matrices.shape[1:])])
+    together = filled.new_empty(world * share, *matrices.shape[1:])
+    dist.all_gather_into_tensor(together, filled.contiguous())
+    return together[: len(matrices)].float()
 
 
 def _alike(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:

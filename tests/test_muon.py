@@ -1,7 +1,12 @@
 """Muon: orthogonal steps of the matrices, whole or sharded, and a state that comes back."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pixart.muon import Muon, orthogonal
 
@@ -64,3 +69,18 @@ def test_a_kernel_moves_as_the_matrix_of_its_output_channels() -> None:
     muon_of(kernel).step()
     muon_of(matrix).step()
     torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 6])
+def test_ranks_share_the_matrices_out_and_end_as_one_rank_alone_would(ranks: int, tmp_path: Path) -> None:
+    for together in (1, ranks):
+        script = str(Path(__file__).with_name("orthogonal_together.py"))
+        subprocess.run([sys.executable, script, str(tmp_path), str(together)], check=True)
+    alone = load_file(tmp_path / "1_0.safetensors")
+    assert alone.pop("asked") == 3 * (5 + 2)
+    asked = 0
+    for rank in range(ranks):
+        ended = load_file(tmp_path / f"{ranks}_{rank}.safetensors")
+        asked += int(ended.pop("asked"))
+        assert all(torch.equal(ended[name], alone[name]) for name in alone)
+    assert asked == 3 * (5 + 2)

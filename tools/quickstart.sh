@@ -9,9 +9,12 @@ started=$(date +%s)
 out=${OUT:-outputs/quickstart}
 
 # As at paper scale, the frozen encoders are asked once; each stage then trains on what they said.
-for stage in 1 2 3; do
-  python tools/extract.py +stage=$stage scale=tiny data.num_samples=24576 batch=64 "out=$out/features/stage$stage"
-done
+extract() {
+  python tools/extract.py "+stage=$1" scale=tiny "data.num_samples=$2" batch=64 "out=$out/features/stage$1"
+}
+extract 1 12288
+extract 2 24576
+extract 3 49152
 train() {
   python train.py "+stage=$1" scale=tiny data=shapes_features "data.root=$out/features/stage$1" \
     "run_dir=$out/stage$1" "${@:2}"
