@@ -60,6 +60,7 @@ def sample(values: dict[str, Any]) -> None:
         **how._asdict(),
         guidance_channels=asked.guidance_channels,
         guidance_interval=asked.guidance_interval,
+        guidance_every=asked.guidance_every,
         decode_batch=1 if asked.low_memory else asked.decode_batch,
         batch_size=1 if asked.low_memory else asked.batch_size,
         binning=asked.binning,

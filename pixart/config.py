@@ -338,6 +338,7 @@ class SampleConfig(Draw):
     aspect_ratio: Annotated[float, Field(gt=0)] | None
     guidance_channels: Literal["all", "three"]
     guidance_interval: tuple[Share, Share] | None
+    guidance_every: Positive
     decode_batch: Positive
     tiled: bool
     low_memory: bool

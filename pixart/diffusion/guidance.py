@@ -1,6 +1,6 @@
 """Classifier-free guidance (Ho & Salimans 2022) around any denoiser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -27,30 +27,42 @@ def joined(cond: Conditioning, null: Conditioning | None, *, guidance_scale: flo
     return concatenate(cond, null)
 
 
-def predicted(
-    denoise: Callable[[Tensor], Tensor],
-    x_t: Tensor,
-    *,
-    guidance_scale: float,
-    channels: GuidanceChannels,
-    with_variance: bool,
-) -> Tensor:
-    """The prediction null + guidance_scale * (cond - null) for ``x_t`` (N, C, H, W): (N, C or 2C, H, W).
+class Guide:
+    """The predictions null + guidance_scale * (cond - null) of a batch, step after step.
 
     Args:
-        denoise: run once on the 2N rows [cond, null] as one batch; at a scale of exactly 1 on the N rows of cond alone.
-        guidance_scale: 1 is no guidance, 0 is the null conditioning alone.
         channels: ``all``, or ``three`` for the official sampler's: the channels behind the third stay cond's own.
         with_variance: keep the denoiser's variance half, which is never guided: it stays cond's own.
     """
-    latent_channels = x_t.shape[1]
-    kept = 2 * latent_channels if with_variance else latent_channels
-    if guidance_scale == 1:
-        return denoise(x_t)[:, :kept]
-    given, nothing = denoise(torch.cat([x_t, x_t]))[:, :kept].chunk(2)  # (N, C or 2C, H, W) each
-    moving = latent_channels if channels == "all" else OFFICIAL_CHANNELS
-    moved = nothing[:, :moving] + guidance_scale * (given[:, :moving] - nothing[:, :moving])
-    return torch.cat([moved, given[:, moving:]], dim=1)
+
+    def __init__(self, *, channels: GuidanceChannels, with_variance: bool):
+        self._channels, self._with_variance = channels, with_variance
+        self._difference: Tensor | None = None  # cond - null (N, moving channels, H, W), when null was last asked
+
+    def __call__(
+        self, denoise: Callable[[Tensor], Tensor], x_t: Tensor, *, guidance_scale: float, afresh: bool = True
+    ) -> Tensor:
+        """The prediction for ``x_t`` (N, C, H, W): (N, C or 2C, H, W).
+
+        Args:
+            denoise: run once, on the 2N rows [cond, null] as one batch, or on the N rows of cond alone where the scale
+                is exactly 1 or null is not asked.
+            guidance_scale: 1 is no guidance, 0 is the null conditioning alone.
+            afresh: ask null as well; otherwise cond - null is what it was when null was last asked.
+        """
+        kept = x_t.shape[1] * (2 if self._with_variance else 1)
+        if guidance_scale == 1:
+            return denoise(x_t)[:, :kept]
+        moving = x_t.shape[1] if self._channels == "all" else OFFICIAL_CHANNELS
+        if afresh:
+            given, nothing = denoise(torch.cat([x_t, x_t]))[:, :kept].chunk(2)  # (N, C or 2C, H, W) each
+            self._difference = given[:, :moving] - nothing[:, :moving]
+            moved = nothing[:, :moving] + guidance_scale * self._difference
+        else:
+            assert self._difference is not None
+            given = denoise(x_t)[:, :kept]
+            moved = given[:, :moving] + (guidance_scale - 1) * self._difference
+        return torch.cat([moved, given[:, moving:]], dim=1)
 
 
 def scales(times: Tensor, *, guidance_scale: float, num_timesteps: int, interval: Interval | None) -> list[float]:
@@ -70,3 +82,17 @@ def scales(times: Tensor, *, guidance_scale: float, num_timesteps: int, interval
         raise ValueError(f"guidance_interval: [{low:g}, {high:g}] must be two rising shares of time, from 0 to 1")
     shares = (times.double() / num_timesteps).tolist()
     return [guidance_scale if low <= share <= high else 1.0 for share in shares]
+
+
+def afresh(at_each: Sequence[float], *, every: int) -> list[bool]:
+    """Whether null is asked at each step, of which the scale is given: at one guided step of ``every``, the first.
+
+    A step without guidance begins the count anew. ``ValueError`` for less than 1.
+    """
+    if every < 1:
+        raise ValueError(f"guidance_every: {every} must be at least 1")
+    asked, count = [], 0
+    for scale in at_each:
+        asked.append(scale != 1 and count % every == 0)
+        count = 0 if scale == 1 else count + 1
+    return asked

@@ -12,7 +12,7 @@ from pixart.diffusion import schedulers
 from pixart.diffusion.asking import Asked
 from pixart.diffusion.dpm_solver import OfficialDPMSolver
 from pixart.diffusion.gaussian import Gaussian
-from pixart.diffusion.guidance import GuidanceChannels, Interval, check_channels, joined, predicted, scales
+from pixart.diffusion.guidance import GuidanceChannels, Guide, Interval, afresh, check_channels, joined, scales
 from pixart.diffusion.iddpm import ImprovedDDPM
 from pixart.diffusion.objective import Objective
 from pixart.diffusion.schedulers import Borrowed, Scheduler
@@ -66,6 +66,7 @@ def sample(
     num_inference_steps: int,
     guidance_channels: GuidanceChannels = "all",
     guidance_interval: Interval | None = None,
+    guidance_every: int = 1,
     generators: Sequence[torch.Generator] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -78,11 +79,13 @@ def sample(
         latents: (N, C, H, W) standard normal noise.
         cond: N rows.
         null: N rows, or None where guidance_scale is 1.
-        guidance_scale: see ``predicted``.
+        guidance_scale: see ``Guide``.
         num_inference_steps: calls of the denoiser.
-        guidance_channels: see ``predicted``.
+        guidance_channels: see ``Guide``.
         guidance_interval: shares of time between which there is guidance, see ``scales``; None: always. It changes the
             results, and steps outside it cost half.
+        guidance_every: of so many guided steps null is asked at one, and the others take its difference to cond over;
+            it changes the results, and those others cost half.
         generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, ``iddpm``, ``sa_solver`` and
             ``lcm``, unused by the others.
         progress: called with (steps done, steps in all) after each.
@@ -108,22 +111,20 @@ def sample(
     at_each = scales(
         times, guidance_scale=guidance_scale, num_timesteps=solver.num_timesteps, interval=guidance_interval
     )
+    with_null = afresh(at_each, every=guidance_every)
     asked = {
-        scale: Asked(
+        both: Asked(
             denoiser,
-            cond if scale == 1 else joined(cond, null, guidance_scale=scale),
+            joined(cond, null, guidance_scale=guidance_scale) if both else cond,
             times,
             (latents.shape[2], latents.shape[3]),
         )
-        for scale in set(at_each)  # with and without guidance, whichever there is
+        for both in set(with_null)
     }
-    for step, scale in enumerate(at_each):
-        output = predicted(
-            partial(asked[scale], step=step),
-            latents,
-            guidance_scale=scale,
-            channels=guidance_channels,
-            with_variance=solver.takes_variance,
+    guide = Guide(channels=guidance_channels, with_variance=solver.takes_variance)
+    for step, (scale, both) in enumerate(zip(at_each, with_null, strict=True)):
+        output = guide(
+            partial(asked[both], step=step), latents, guidance_scale=scale, afresh=both
         )  # (N, C or 2C, H, W)
         latents = solver.step(output.float(), latents, generators)
         if progress is not None:

@@ -80,6 +80,7 @@ class Pipeline:
         batch_size: int,
         binning: Binning = "none",
         guidance_interval: Interval | None = None,
+        guidance_every: int = 1,
         decode_batch: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[NDArray[np.uint8]]:
@@ -97,6 +98,7 @@ class Pipeline:
             batch_size: pictures drawn together at most; guidance doubles the rows of the model's batch.
             binning: ``official`` draws each at the nearest of the 33 official sizes and crops it back.
             guidance_interval: see ``pixart.diffusion.sampler``; None guides at every step.
+            guidance_every: see there too; 1 asks the null conditioning at every guided step.
             decode_batch: pictures decoded together at most: for each an autoencoder needs more memory than the model.
             progress: called with (steps done, steps in all) over all batches.
 
@@ -127,6 +129,7 @@ class Pipeline:
                     num_inference_steps=num_inference_steps,
                     guidance_channels=guidance_channels,
                     guidance_interval=guidance_interval,
+                    guidance_every=guidance_every,
                     generators=generators,
                     progress=_over_batches(progress, number, len(groups)),
                 )

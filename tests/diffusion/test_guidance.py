@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pixart.batch import Conditioning, Denoiser
 from pixart.diffusion.gaussian import Gaussian
-from pixart.diffusion.guidance import GuidanceChannels, check_channels, joined, predicted
+from pixart.diffusion.guidance import GuidanceChannels, Guide, check_channels, joined
 from pixart.diffusion.sampler import make_scheduler, sample
 
 X, T = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([7, 8, 9])
@@ -27,13 +27,8 @@ def guided(
 
     def predict(x_t: Tensor, t: Tensor, cond: Conditioning, null: Conditioning | None) -> Tensor:
         rows = cond if guidance_scale == 1 else joined(cond, null, guidance_scale=guidance_scale)
-        return predicted(
-            lambda x: denoiser(x, t.repeat(len(x) // len(t)), rows),
-            x_t,
-            guidance_scale=guidance_scale,
-            channels=channels,
-            with_variance=with_variance,
-        )
+        guide = Guide(channels=channels, with_variance=with_variance)
+        return guide(lambda x: denoiser(x, t.repeat(len(x) // len(t)), rows), x_t, guidance_scale=guidance_scale)
 
     return predict
 
@@ -110,11 +105,11 @@ def test_guidance_without_null_and_2_channel_guidance_are_refused_in_one_sentenc
         guided(Recorder(), guidance_scale=4.5, channels="two")
 
 
-def drawn(interval: tuple[float, float] | None) -> tuple[Tensor, list[int]]:
+def drawn(interval: tuple[float, float] | None = None, *, every: int = 1, steps: int = 4) -> tuple[Tensor, list[int]]:
     model = Recorder()
     latents = sample(
         model, make_scheduler(OBJECTIVE, "dpm_solver"), X, COND, NULL,
-        guidance_scale=3.0, num_inference_steps=4, guidance_interval=interval,
+        guidance_scale=3.0, num_inference_steps=steps, guidance_interval=interval, guidance_every=every,
     )  # fmt: skip
     return latents, [len(x) for x, _, _ in model.calls]
 
@@ -134,3 +129,23 @@ def test_outside_the_interval_of_guidance_the_n_rows_of_cond_are_computed_alone(
 def test_an_interval_that_is_none_is_refused_with_its_2_ends(interval: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"guidance_interval: .* must be two rising shares of time"):
         drawn(interval)
+
+
+def test_a_step_that_does_not_ask_null_takes_the_last_difference_over() -> None:
+    guide = Guide(channels="all", with_variance=False)
+    given, nothing, later = X.sin(), X.cos(), X.tanh()
+    guide(lambda _: torch.cat([given, nothing]), X, guidance_scale=4.5)
+    out = guide(lambda _: later, X, guidance_scale=4.5, afresh=False)
+    torch.testing.assert_close(out, later + 3.5 * (given - nothing))
+
+
+def test_null_is_asked_at_one_guided_step_of_every_and_first_after_an_interval() -> None:
+    assert drawn(every=2, steps=5)[1] == [6, 3, 6, 3, 6]
+    assert drawn(every=3, steps=5)[1] == [6, 3, 3, 6, 3]
+    assert drawn((0.3, 0.8), every=2)[1] == [3, 6, 3, 3]
+    assert not torch.equal(drawn(every=2)[0], drawn()[0])
+
+
+def test_an_every_of_0_is_refused() -> None:
+    with pytest.raises(ValueError, match="guidance_every: 0 must be at least 1"):
+        drawn(every=0)
