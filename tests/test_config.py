@@ -106,7 +106,7 @@ def test_the_stage_is_quoted_for_hydra_and_nothing_else_is(typed: str, read: str
         ("+optimizer.power=0.9", r"unknown key 'optimizer\.power'"),
         ("objective.kind=magic", r"objective.*'magic'"),
         ("resolution=35", r"resolution 35 x 35 is not a multiple of 8"),
-        ("model.num_heads=7", r"model: dim 120 is not a multiple of num_heads 7"),
+        ("model.num_heads=7", r"model: dim 96 is not a multiple of num_heads 7"),
         ("data.num_classes=3", r"takes captions or labels"),
         ("data.buckets=aspect_ratio", r"lists? the buckets|list the buckets"),
         ("data.root=nowhere", r"unknown key 'data\.root'|data.root"),
@@ -262,7 +262,7 @@ def test_the_door_answers_a_mistake_with_one_line_and_a_code(arguments: tuple[st
 def test_the_door_prints_its_config_and_runs_a_sweep_over_stages() -> None:
     printed = door("+stage=2", "scale=tiny", "--cfg", "job")
     assert printed.returncode == 0
-    assert "global_batch: 64" in printed.stdout
+    assert "global_batch: 128" in printed.stdout
     swept = door("-m", "+stage=1,2")  # both jobs get as far as asking for data
     assert "data.root" in swept.stderr
     assert door("--help").returncode == 0

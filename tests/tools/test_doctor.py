@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("+stage=3", "scale=tiny", "data.num_samples=96", "samples=16")
+SMALL = ("+stage=3", "scale=tiny", "data.num_samples=192", "samples=16")
 
 
 def doctor(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -35,7 +35,7 @@ def test_what_would_stop_training_is_told_and_the_code_is_1(monkeypatch, capsys,
         doctor(monkeypatch, *SMALL, "global_batch=200", "data.small_buckets=refuse", f"json={tmp_path / 'all.json'}")
     assert stop.value.code == 1
     shown = capsys.readouterr().out
-    assert "stop: bucket 32x48 has 32 samples, fewer than its global batch of 200" in shown
+    assert "stop: bucket 32x48 has 64 samples, fewer than its global batch of 200" in shown
     assert "training would stop" in shown
     assert json.loads((tmp_path / "all.json").read_text())["problems"]
 

@@ -69,7 +69,7 @@ def test_a_run_shortened_to_its_last_checkpoint_still_leaves_a_snapshot_of_it(tm
 
 def test_a_resume_with_another_configuration_names_the_keys(tmp_path: Path) -> None:
     run(1, tmp_path, "steps=1")
-    with pytest.raises(ValueError, match=r"optimizer\.lr \(was 0\.01, is 0\.5\).*seed"):
+    with pytest.raises(ValueError, match=r"optimizer\.lr \(was 0\.013, is 0\.5\).*seed"):
         run(1, tmp_path, "steps=2", "optimizer.lr=0.5", "seed=7")
     with pytest.raises(ValueError, match="resume=false"):
         run(1, tmp_path, "resume=false")

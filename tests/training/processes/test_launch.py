@@ -61,7 +61,7 @@ def test_preflight_only_leaves_0_files_and_unlike_ranks_are_refused_alike(told: 
     assert not (folder / "only").exists()
     sentences = {rank["unlike"]["raised"] for rank in told}
     (sentence,) = sentences
-    assert "optimizer.lr is 0.5 on rank 1 and 0.01 on rank 0: start all processes alike" in sentence
+    assert "optimizer.lr is 0.5 on rank 1 and 0.013 on rank 0: start all processes alike" in sentence
     assert not (folder / "unlike").exists()
 
 
