@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pixart.aside import refuse_unwritable
 from pixart.config import SampleConfig, parse
 from pixart.door import door
+
+OPTIONS = {
+    "guidance_channels", "guidance_interval", "guidance_every", "null_caption", "null_mask", "told_aspect_ratio",
+    "binning", "tiled", "low_memory", "precision", "compile", "text_encoder", "autoencoder",
+}  # fmt: skip
 
 
 def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
@@ -16,7 +22,11 @@ def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
         raise ValueError(
             f"prompts={prompts}: there is no such file; for a prompt itself write prompts='[\"{prompts}\"]'"
         )
-    return [line.strip() for line in Path(prompts).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        lines = Path(prompts).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompts={prompts} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def size_for(asked: SampleConfig, trained: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -25,6 +35,11 @@ def size_for(asked: SampleConfig, trained: Sequence[tuple[int, int]]) -> tuple[i
         return asked.height, asked.width
     ratio = asked.aspect_ratio or 1.0
     return min(trained, key=lambda size: abs(size[0] / size[1] - ratio))
+
+
+def options_of(asked: SampleConfig) -> dict[str, Any]:
+    """The keys that change a picture and have no place of their own in ``results.jsonl``, where they were given."""
+    return {key: value for key, value in asked.model_dump(include=OPTIONS).items() if value not in (None, False)}
 
 
 def sample(values: dict[str, Any]) -> None:
@@ -52,6 +67,8 @@ def sample(values: dict[str, Any]) -> None:
     seeds = [asked.seed + i for i in range(len(wanted))]
     height, width = size_for(asked, trained)
     how = habits.unless(asked)
+    out = Path(asked.out)
+    refuse_unwritable(out, key="out", inside=True)
     images = pipeline(
         prompts=None if prompts is None else wanted,
         labels=wanted if prompts is None else None,
@@ -68,11 +85,10 @@ def sample(values: dict[str, Any]) -> None:
     results = [
         Result(
             f"{i:05d}.png", str(prompt), seed, height, width,
-            how.guidance_scale, how.num_inference_steps, how.scheduler_name, asked.weights,
+            how.guidance_scale, how.num_inference_steps, how.scheduler_name, asked.weights, options_of(asked),
         )
         for i, (prompt, seed) in enumerate(zip(wanted, seeds, strict=True))
     ]  # fmt: skip
-    out = Path(asked.out)
     write_gallery(out, images, results, columns=asked.columns, title=f"Samples of {asked.weights}")
     if asked.low_memory:
         print(f"peak memory {peak_memory(pipeline.device) / 2**30:.2f} GiB on {pipeline.device.type}")

@@ -41,30 +41,48 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
-    """The same for a new folder, made empty; ``ValueError`` if something lies at ``path`` already."""
+    """The same for a new folder, made empty.
+
+    Raises ``ValueError`` if something lies at ``path`` already, or if another process is about to put something there.
+    """
     refuse_taken(path, folder=True)
     make_folder(path.parent)
     aside = _beside(path)
+    others = [other for other in path.parent.glob(f"{glob.escape(_stem(path))}.*.partial") if other != aside]
+    if others:
+        raise ValueError(f"out={path} is being written by another process ({others[0].name}): give another place")
     aside.mkdir()
     try:
         yield aside
         for file in aside.rglob("*"):
             if not file.is_symlink():
                 flush(file)
+        refuse_taken(path, folder=True)  # of two that began in the same moment
         aside.replace(path)
         flush(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def refuse_unwritable(path: Path, *, key: str) -> None:
-    """``ValueError`` naming ``key`` if nothing can be written to the folder of ``path``, which is made if need be."""
+def refuse_unwritable(path: Path, *, key: str, inside: bool = False) -> None:
+    """``ValueError`` naming ``key`` if nothing can be written beside ``path``, or ``inside`` it.
+
+    The folder is made if need be.
+    """
+    folder = path if inside else path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ValueError(f"{key}={path} cannot be written ({error.strerror}): give another place") from error
+
+
+def refuse_no_file(path: Path, *, key: str) -> None:
+    """``ValueError`` naming ``key`` if no file can be written to ``path``; one that lies there may be replaced."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{key}={path} is {kind_of(path)} and no file: give the path of a file")
+    refuse_unwritable(path, key=key)
 
 
 def refuse_taken(path: Path, *, folder: bool) -> None:
@@ -101,12 +119,16 @@ def flush(path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     """A name beside ``path`` that says which process writes there; those of dead processes are cleared away."""
-    stem = f".{path.name[:KEPT]}.{re.sub(r'[^A-Za-z0-9_-]', '-', platform.node())[:KEPT]}"
+    stem = _stem(path)
     for left in path.parent.glob(f"{glob.escape(stem)}.*.partial"):
         number = left.name[len(stem) + 1 : -len(".partial")]
         if number.isdecimal() and _is_dead(int(number)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f"{stem}.{os.getpid()}.partial")
+
+
+def _stem(path: Path) -> str:
+    return f".{path.name[:KEPT]}.{re.sub(r'[^A-Za-z0-9_-]', '-', platform.node())[:KEPT]}"
 
 
 def _is_dead(process: int) -> bool:

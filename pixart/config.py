@@ -6,14 +6,31 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
-Positive = Annotated[int, Field(gt=0)]
-Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"input should be a number, not {str(value).lower()}")
+    return value
+
+
+Number = BeforeValidator(_number)  # pydantic takes true for 1
+Positive = Annotated[int, Field(gt=0), Number]
+Cadence = Annotated[int, Field(ge=0), Number]  # every so many steps; 0 = never
+Seed = Annotated[int, Field(ge=0, lt=2**63), Number]
+Share = Annotated[float, Field(ge=0, le=1), Number]
+Decay = Annotated[float, Field(ge=0, lt=1), Number]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
 Size = tuple[Positive, Positive]  # height, width in pixels
 Precision = Literal["fp32", "bf16", "fp16"]
 Scheduler = Literal[
@@ -317,7 +334,7 @@ class Draw(Section):
     """How to draw, for the doors that read weights; None is as the run that made them draws its own pictures."""
 
     seed: Seed
-    scheduler: Scheduler | Literal["lcm"] | None
+    scheduler: Literal[Scheduler, "lcm"] | None
     num_inference_steps: Positive | None
     guidance_scale: Rate | None
     batch_size: Positive
@@ -380,6 +397,8 @@ class EvaluateConfig(Draw):
 
     @model_validator(mode="after")
     def _sizes_of_weights(self) -> Self:
+        if not self.named:
+            raise ValueError("weights: {} names none; give a run directory or a snapshot, or {name: one of them, …}")
         if unknown := sorted((self.sizes or {}).keys() - self.named.keys()):
             raise ValueError(f"sizes: there are no weights named '{unknown[0]}', only {', '.join(self.named)}")
         return self
@@ -396,25 +415,41 @@ def parse(values: dict[str, Any], section: type[S]) -> S:
     """
     if section is Config and values.get("stage") is None:
         raise ValueError("no stage was chosen: add +stage=1, +stage=2 or +stage=3")
+    for key, value in flatten(values).items():
+        if value == "???":
+            raise ValueError(f"{key} is not set: give {key}=…")
+        if value == "" and "storage_options" not in key:
+            raise ValueError(f"{key} is empty: give {key}=…, or leave it out")
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentence(problem) for problem in error.errors())) from None
+        by_key: dict[str, list[Any]] = {}
+        for problem in error.errors():
+            by_key.setdefault(_path(problem), []).append(problem)
+        raise ValueError("; ".join(_sentence(*each) for each in by_key.items())) from None
 
 
-def _sentence(problem: Any) -> str:
-    # Pydantic names the branch of a union that it took; the user did not type it.
+def _path(problem: Any) -> str:
+    # Pydantic names the branch of a union that it took, and the types that it tried; the user did not type them.
     unions = {"gaussian", "flow", "shards", "shapes", "adamw", "muon"}
-    # Nor did the user type the types that pydantic tried on a value.
-    path = ".".join(
-        str(part) for part in problem["loc"] if part not in unions and not re.search(r"\[|^(str|bool)$", str(part))
-    )
-    if problem["type"] == "extra_forbidden":
+    parts = [part for part in problem["loc"] if part not in unions and not re.search(r"\[|^(str|bool)$", str(part))]
+    if problem["type"] == "missing" and isinstance(parts[-1], int):  # of a pair
+        parts.pop()
+    return ".".join(map(str, parts))
+
+
+def _sentence(path: str, problems: list[Any]) -> str:
+    """What is wrong with a key: more than one problem where several types were tried on its value."""
+    first = problems[0]
+    if first["type"] == "extra_forbidden":
         return f"unknown key '{path}'"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    return f"{path}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        return f"{path}: there are too few of them in {first['input']!r}"
+    messages = [problem["msg"].removeprefix("Value error, ") for problem in problems]
+    if first["type"] == "value_error":
+        return f"{path}: {messages[0]}" if path else messages[0]
+    tried = [message[0].lower() + message[1:] for message in messages]
+    return f"{path}: {', or '.join(dict.fromkeys(tried))}, not {first['input']!r}"
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -78,7 +79,7 @@ def register_resolvers() -> None:
 def nameless(arguments: list[str]) -> list[str]:
     """Arguments that give a group of ``configs/`` something that is no name: ``optimizer=null``, ``+stage=[1,2]``."""
     pairs = [argument.lstrip("+").partition("=") for argument in arguments]
-    groups = [(key, value) for key, _, value in pairs if key and (CONFIGS / key).is_dir()]
+    groups = [(key, value) for key, _, value in pairs if re.match(r"\w", key) and (CONFIGS / key).is_dir()]
     return [
         f"{key}={value}"
         for key, value in groups
@@ -88,6 +89,8 @@ def nameless(arguments: list[str]) -> list[str]:
 
 def one_sentence(error: BaseException) -> str:
     """The message of an error as a single line."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: this is no key=value; quote a value that holds signs or spaces: 'key=\"the value\"'"
     text = " ".join(re.split(r"full_key:|Config search path:|See https://hydra", str(error))[0].split())
     text = re.sub(r"\.? To append to your config.*", ": there is no such key, --cfg job lists them", text)
     return text or type(error).__name__

@@ -31,11 +31,11 @@ class Silent:
     def close(self) -> None: ...
 
 
-def composed(*overrides: str) -> dict[str, Any]:
-    """The resolved values of ``train.py <overrides>``."""
+def composed(*overrides: str, name: str = "train") -> dict[str, Any]:
+    """The resolved values of ``train.py <overrides>``, or of another door."""
     register_resolvers()
     with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
-        config = compose("train", overrides=[quote_stage(override) for override in overrides])
+        config = compose(name, overrides=[quote_stage(override) for override in overrides])
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pixart.aside import folder_aside, refuse_taken, written_aside
+from pixart.aside import folder_aside, refuse_no_file, refuse_taken, refuse_unwritable, written_aside
 
 
 def put(path: Path, kind: str) -> None:
@@ -81,3 +81,31 @@ def test_the_names_of_2_new_folders_are_on_the_disk_before_what_is_written_in_th
             flushed.append("written")
     assert set(flushed[: flushed.index("written")]) == {tmp_path, tmp_path / "a"}
     assert len(flushed) == 2 + 2 * 3  # of each file: its bytes and its name, and the word above
+
+
+def put_its(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "its").touch()
+
+
+def test_the_second_of_2_writers_of_a_folder_is_refused_and_the_first_ends_well(tmp_path):
+    (tmp_path / f".out.{platform.node()}.{os.getppid()}.partial").mkdir()  # whose process lives
+    with (
+        pytest.raises(ValueError, match=r"out=.*out is being written by another process"),
+        folder_aside(tmp_path / "out"),
+    ):
+        pass
+    (tmp_path / f".out.{platform.node()}.{os.getppid()}.partial").rmdir()
+    with pytest.raises(ValueError, match="exists already"), folder_aside(tmp_path / "out"):
+        put_its(tmp_path / "out")  # by one that began in the same moment
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["its"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_place_that_cannot_take_a_file_or_a_folder_is_named_by_its_key(tmp_path):
+    with pytest.raises(ValueError, match=r"^json=.* is a folder and no file"):
+        refuse_no_file(tmp_path, key="json")
+    with pytest.raises(ValueError, match=r"^images=/dev/null cannot be written"):
+        refuse_unwritable(Path("/dev/null"), key="images", inside=True)
+    refuse_unwritable(tmp_path / "new", key="out", inside=True)
+    assert (tmp_path / "new").is_dir()

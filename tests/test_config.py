@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from miniature import composed
 
-from pixart.config import Config, binding, default_run_dir, parse
+from pixart.config import Config, EvaluateConfig, binding, default_run_dir, parse
 from pixart.door import one_sentence, quote_stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +114,9 @@ def test_the_stage_is_quoted_for_hydra_and_nothing_else_is(typed: str, read: str
         ("optimizer.eps=inf", r"optimizer\.eps.*finite"),
         ("sampling.seed=-1", r"sampling\.seed.*-1"),
         ("data.buckets=[[a,b]]", r"^data\.buckets"),
+        ("steps=true", r"^steps: input should be a number, not true$"),
+        ("tracker.project=", r"^tracker\.project is empty: give tracker\.project=…, or leave it out$"),
+        ("sampling.guidance_interval=[0.5]", r"^sampling\.guidance_interval: there are too few of them in \[0\.5\]$"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_with_its_path(override: str, words: str) -> None:
@@ -122,6 +125,23 @@ def test_a_wrong_value_is_one_sentence_with_its_path(override: str, words: str) 
     with pytest.raises(ValueError, match=words) as caught:
         parsed("+stage=2", "scale=tiny", override)
     assert "\n" not in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({}, "^weights is not set: give weights=…$"),
+        ({"weights": {}}, r"^weights: \{\} names none; give a run directory"),
+        (
+            {"weights": []},
+            r"^weights: input should be a valid string, or input should be a valid dictionary, not \[\]$",
+        ),
+        ({"weights": "x", "scheduler": "foo"}, "^scheduler: input should be 'dpm_solver', .* or 'lcm', not 'foo'$"),
+    ],
+)
+def test_what_evaluation_is_not_told_well_is_one_sentence(overrides: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse({**composed(name="evaluate"), **overrides}, EvaluateConfig)
 
 
 def test_paper_scale_without_data_names_the_key_and_the_way_out() -> None:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.table import Table
 
+from pixart.aside import refuse_no_file, refuse_unwritable, write_atomically
 from pixart.config import EvaluateConfig, parse
 from pixart.door import door
 
@@ -19,7 +20,14 @@ def evaluate(values: dict[str, Any]) -> None:
     """Draw held-out prompts (or labels) with each of the weights, score the pictures, print and write the scores."""
     asked = parse(values, EvaluateConfig)
     from pixart.build.scoring import score_alignment
+    from pixart.formats import read
 
+    for weights in asked.named.values():  # all of them, before the first is drawn with
+        read(weights)
+    if asked.summary is not None:
+        refuse_no_file(Path(asked.summary), key="json")
+    if asked.images is not None:
+        refuse_unwritable(Path(asked.images), key="images", inside=True)
     scores: dict[str, Any] = {}
     for name in asked.named:
         images = None if asked.images is None else Path(asked.images) / f"{name}.png"
@@ -27,8 +35,7 @@ def evaluate(values: dict[str, Any]) -> None:
     show(scores)
     if asked.summary is not None:
         minutes = {} if asked.started is None else {"minutes": round((time.time() - asked.started) / 60, 2)}
-        Path(asked.summary).parent.mkdir(parents=True, exist_ok=True)
-        Path(asked.summary).write_text(json.dumps({"alignment": scores, **minutes}, indent=2) + "\n")
+        write_atomically(Path(asked.summary), json.dumps({"alignment": scores, **minutes}, indent=2) + "\n")
 
 
 def show(scores: dict[str, Any]) -> None:

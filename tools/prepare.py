@@ -16,8 +16,6 @@ from pixart.config import Positive, Section, parse
 from pixart.door import door
 from pixart.formats.table import plain
 from pixart.preparation.account import Prepared
-from pixart.preparation.index_tars import Remote, index_tars
-from pixart.preparation.prepare import prepare
 
 
 class PrepareConfig(Section):
@@ -38,7 +36,7 @@ class PrepareConfig(Section):
 
 def run(values: dict[str, Any]) -> None:
     """Prepare, and show the account."""
-    if values.get("source") in (None, "???"):
+    if values.get("source") in (None, "", "???"):
         raise ValueError("source is not set: give a folder of images, a .jsonl or a folder of tars")
     config = parse(values, PrepareConfig)
     if config.kind == "tars":
@@ -46,6 +44,8 @@ def run(values: dict[str, Any]) -> None:
     elif config.out is None:
         raise ValueError("out is not set: give a new folder for the shards")
     else:
+        from pixart.preparation.prepare import prepare
+
         prepared = prepare(
             Path(config.source),
             Path(config.out),
@@ -58,6 +58,8 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _indexed(config: PrepareConfig) -> Prepared:
+    from pixart.preparation.index_tars import Remote, index_tars
+
     out = None if config.out is None else Path(config.out)
     remote = Remote(config.timeout, config.retries, config.storage_options or {})
     with Progress(transient=True) as progress:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pixart.aside import kind_of, refuse_unwritable, written_aside
+from pixart.aside import refuse_no_file, written_aside
 from pixart.data.storage.quarantine import read_quarantine
 from pixart.preparation.doctor import Examination
 
@@ -15,9 +15,7 @@ def check_places(places: Mapping[str, str | None]) -> None:
         if place is None:
             continue
         path = Path(place)
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{key}={place} is {kind_of(path)} and no file: give the path of a file")
-        refuse_unwritable(path, key=key)
+        refuse_no_file(path, key=key)
         if key == "quarantine" and path.exists():
             read_quarantine(path)  # a damaged one would be refused after the examination
 

@@ -1,12 +1,11 @@
 """From a user's images to WebDataset tars with an index, and an account of every file that was met."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from pixart.aside import folder_aside, refuse_taken, refuse_unwritable
 from pixart.data.storage.index import build_index
 from pixart.data.storage.shards import Encoded, write_shards
 from pixart.preparation.account import Account, Prepared
@@ -39,7 +38,8 @@ def prepare(
     formats become PNG); jpg, png and webp encode anew, the first and the last with ``quality``. Every image is decoded
     once to see that it is whole. Of a folder nothing is read that lies outside of it: links to folders are not entered,
     links to files are followed within it. ``out`` appears all at once or not at all: it is written aside and renamed.
-    Raises ``ValueError`` if ``out`` holds something already, or if nothing in ``source`` can be used.
+    Raises ``ValueError`` if ``out`` holds something already, cannot be written or is being written by another process,
+    or if nothing in ``source`` can be used.
     """
     out = out.resolve()
     kind = kind_of(source) if kind == "auto" else kind
@@ -47,12 +47,9 @@ def prepare(
         raise ValueError(f"source={source} is not a {'file' if kind == 'jsonl' else 'folder'}, which kind={kind} needs")
     if source.resolve() in out.parents:
         raise ValueError(f"out={out} lies within source={source}: give a folder outside of it")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={out} holds something already: give a new folder, or delete it")
-    aside = out.parent / f".{out.name}.unfinished"
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
-    aside.mkdir(parents=True)
-    try:
+    refuse_taken(out, folder=True)
+    refuse_unwritable(out, key="out")
+    with folder_aside(out) as aside:
         with (
             (aside / SKIPPED_NAME).open("w", encoding="utf-8") as skipped,
             (aside / CONVERTED_NAME).open("w", encoding="utf-8") as converted,
@@ -65,9 +62,6 @@ def prepare(
         if kind == "classes":
             (aside / CLASSES_NAME).write_text(json.dumps(class_names(source), indent=0))
         indexed = build_index(aside)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return account.closed(samples, indexed.shards)
 
 

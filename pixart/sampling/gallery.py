@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pixart.sampling.grid import make_grid
-from pixart.sampling.page import Result, write_page, write_results
+from pixart.sampling.page import Result, pictures_named, write_page, write_results
+
+RESULTS = "results.jsonl"
 
 
 def write_gallery(
@@ -17,7 +19,7 @@ def write_gallery(
     """Writes ``result.file`` of each, ``grid.png``, ``results.jsonl`` and ``index.html``.
 
     Args:
-        folder: made if need be; files of the same names are replaced.
+        folder: made if need be; the gallery that lay there goes, with the pictures that its ``results.jsonl`` names.
         images: uint8 (height, width, 3).
         results: one per image.
         columns: of the grid.
@@ -31,8 +33,10 @@ def write_gallery(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out={folder} exists already and is no folder: give a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures_named(folder / RESULTS):
+        picture.unlink(missing_ok=True)
     for image, result in zip(images, results, strict=True):
         Image.fromarray(image).save(folder / result.file)
     grid.save(folder / "grid.png")
-    write_results(folder / "results.jsonl", results)
+    write_results(folder / RESULTS, results)
     write_page(folder / "index.html", images, results, title=title)

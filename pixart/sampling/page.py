@@ -3,9 +3,10 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -27,12 +28,24 @@ class Result(NamedTuple):
     steps: int  # calls of the sampler
     scheduler: str
     weights: str
+    options: dict[str, Any]  # what else was asked for
 
 
 def write_results(path: str | Path, results: Sequence[Result]) -> None:
     """``results`` as JSON lines, one object each, UTF-8."""
     lines = [json.dumps(result._asdict(), ensure_ascii=False) + "\n" for result in results]
     Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def pictures_named(path: Path) -> list[Path]:
+    """The pictures beside ``path`` that its lines, from ``write_results``, name; none of what others wrote."""
+    if not path.is_file():
+        return []
+    try:
+        names = [json.loads(line)["file"] for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, TypeError, LookupError):
+        return []
+    return [path.parent / name for name in names if isinstance(name, str) and re.fullmatch(r"\d{5,}\.png", name)]
 
 
 def write_page(path: str | Path, images: Sequence[NDArray[np.uint8]], results: Sequence[Result], *, title: str) -> None:
@@ -67,6 +80,7 @@ def _settings(result: Result) -> dict[str, str]:
         "guidance": f"{result.guidance_scale:g}",
         "sampler": f"{result.scheduler}, {result.steps} steps",
         "weights": result.weights,
+        **{key: str(value) for key, value in result.options.items()},
     }
 
 

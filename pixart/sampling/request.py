@@ -63,7 +63,9 @@ def check_numbers(count: int, cell: int, *, seeds: Sequence[int], sizes: Sequenc
             raise ValueError(f"{name}: {len(given)} of them for {count} pictures; give one each")
     for height, width in sizes:
         if min(height, width) < cell or height % cell or width % cell:
-            raise ValueError(f"size {height} x {width}: both sides must be multiples of {cell} pixels")
+            raise ValueError(
+                f"size {height} x {width}: both sides must be multiples of {cell} pixels; give other height and width"
+            )
 
 
 def _check_text(prompts: Sequence[str] | None, text_dim: int, text_encoder_dim: int | None) -> None:

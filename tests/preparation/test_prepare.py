@@ -203,8 +203,6 @@ def test_a_crash_half_way_leaves_no_folder_and_the_next_run_works(
         with pytest.raises(OSError, match="no space"):
             prepare(photos, tmp_path / "out", **OPTIONS)
     assert set(os.listdir(tmp_path)) == before
-    (tmp_path / ".out.unfinished").mkdir()
-    (tmp_path / ".out.unfinished/000000.tar").write_text("of a run that was killed")
     assert prepare(photos, tmp_path / "out", **OPTIONS).samples == 6
     assert set(os.listdir(tmp_path)) == {*before, "out"}
 
@@ -212,7 +210,7 @@ def test_a_crash_half_way_leaves_no_folder_and_the_next_run_works(
 def test_wrong_places_are_refused_in_one_sentence(photos: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="neither a folder nor a"):
         prepare(tmp_path / "nowhere", tmp_path / "out", **OPTIONS)
-    with pytest.raises(ValueError, match="holds something already"):
+    with pytest.raises(ValueError, match="exists already"):
         prepare(photos, photos.parent, **OPTIONS)
     with pytest.raises(ValueError, match="lies within source"):
         prepare(photos, photos / "out", **OPTIONS)
@@ -273,6 +271,10 @@ def test_the_door_indexes_tars_where_they_are(
     ("arguments", "words"),
     [
         ([], "source is not set"),
+        (["source=", "out=y"], "source is not set"),
+        (["source=x", "out="], "out is empty"),
+        (["/x", "/y"], "/x: this is no key=value"),
+        (["source=a(b", "out=y"], "source=a(b: this is no key=value"),
         (["source=x"], "out is not set"),
         (["source=x", "out=y"], "neither a folder nor a .jsonl"),
         (["source=x", "out=y", "shard_size=0"], "shard_size"),

@@ -26,6 +26,7 @@ def result(prompt: str, number: int = 0, side: int = 16) -> Result:
         steps=20,
         scheduler="dpm_solver",
         weights="outputs/run",
+        options={"guidance_every": 2},
     )
 
 
@@ -80,21 +81,21 @@ def test_a_picture_of_300_pixels_is_shown_as_jpeg_and_linked_as_png(tmp_path: Pa
     assert reader.all("a")[0]["href"] == "00003.png"
 
 
-def test_every_picture_shows_its_5_settings_and_there_is_1_filter_box(tmp_path: Path) -> None:
+def test_every_picture_shows_its_6_settings_and_there_is_1_filter_box(tmp_path: Path) -> None:
     reader = page(tmp_path, [picture(0)], [result("a red circle")])
-    assert len(reader.all("dt")) == 5
-    for value in ("a red circle", "7", "16 x 16", "4.5", "dpm_solver, 20 steps", "outputs/run"):
+    assert len(reader.all("dt")) == 6
+    for value in ("a red circle", "7", "16 x 16", "4.5", "dpm_solver, 20 steps", "outputs/run", "guidance_every"):
         assert value in reader.text
     assert [tag["type"] for tag in reader.all("input")] == ["search"]
     assert "prefers-color-scheme: dark" in reader.text
 
 
-def test_results_are_1_json_object_a_line_with_9_fields(tmp_path: Path) -> None:
+def test_results_are_1_json_object_a_line_with_10_fields(tmp_path: Path) -> None:
     write_results(tmp_path / "results.jsonl", [result("ein roter Kreis,\n größer"), result("b", 1)])
     lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == ["ein roter Kreis,\n größer", "b"]
     fields = ["file", "prompt", "seed", "height", "width", "guidance_scale", "steps", "scheduler", "weights"]
-    assert list(json.loads(lines[0])) == fields
+    assert list(json.loads(lines[0])) == [*fields, "options"]
 
 
 def test_a_gallery_of_3_is_3_pngs_a_grid_a_page_and_3_results(tmp_path: Path) -> None:
