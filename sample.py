@@ -9,8 +9,8 @@ from pixart.config import SampleConfig, parse
 from pixart.door import door
 
 OPTIONS = {
-    "guidance_channels", "guidance_interval", "guidance_every", "null_caption", "null_mask", "told_aspect_ratio",
-    "binning", "tiled", "low_memory", "precision", "compile", "text_encoder", "autoencoder",
+    "guidance_channels", "guidance_every", "autoguidance", "autoguidance_scale", "null_caption", "null_mask",
+    "told_aspect_ratio", "binning", "tiled", "low_memory", "precision", "compile", "text_encoder", "autoencoder",
 }  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def sample(values: dict[str, Any]) -> None:
         compiled=asked.compile,
         tiled=asked.tiled or asked.low_memory,
         low_memory=(prompts or ()) if asked.low_memory else None,
+        autoguidance=asked.autoguidance,
     )
     wanted: list[Any] = [x for x in (prompts or asked.labels or ()) for _ in range(asked.images_per_prompt)]
     seeds = [asked.seed + i for i in range(len(wanted))]
@@ -76,16 +77,17 @@ def sample(values: dict[str, Any]) -> None:
         sizes=[(height, width)] * len(wanted),
         **how._asdict(),
         guidance_channels=asked.guidance_channels,
-        guidance_interval=asked.guidance_interval,
         guidance_every=asked.guidance_every,
+        autoguidance_scale=1.0 if asked.autoguidance is None else asked.autoguidance_scale,
         decode_batch=1 if asked.low_memory else asked.decode_batch,
         batch_size=1 if asked.low_memory else asked.batch_size,
         binning=asked.binning,
     )
+    options = {**options_of(asked), "guidance_interval": how.guidance_interval}
     results = [
         Result(
             f"{i:05d}.png", str(prompt), seed, height, width,
-            how.guidance_scale, how.num_inference_steps, how.scheduler_name, asked.weights, options_of(asked),
+            how.guidance_scale, how.num_inference_steps, how.scheduler_name, asked.weights, options,
         )
         for i, (prompt, seed) in enumerate(zip(wanted, seeds, strict=True))
     ]  # fmt: skip

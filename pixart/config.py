@@ -337,6 +337,8 @@ class Draw(Section):
     scheduler: Literal[Scheduler, "lcm"] | None
     num_inference_steps: Positive | None
     guidance_scale: Rate | None
+    guidance_interval: tuple[Share, Share] | None
+    autoguidance_scale: Rate
     batch_size: Positive
     precision: Precision | None
     compile: bool
@@ -354,8 +356,8 @@ class SampleConfig(Draw):
     width: Positive | None
     aspect_ratio: Annotated[float, Field(gt=0)] | None
     guidance_channels: Literal["all", "three"]
-    guidance_interval: tuple[Share, Share] | None
     guidance_every: Positive
+    autoguidance: str | None
     decode_batch: Positive
     tiled: bool
     low_memory: bool
@@ -387,6 +389,7 @@ class EvaluateConfig(Draw):
     summary: str | None = Field(alias="json")
     images: str | None
     sizes: dict[str, Annotated[tuple[Size, ...], Field(min_length=1)]] | None
+    autoguidance: dict[str, str] | None
     per_task: Positive
     started: float | None
 
@@ -396,11 +399,12 @@ class EvaluateConfig(Draw):
         return self.weights if isinstance(self.weights, dict) else {"weights": self.weights}
 
     @model_validator(mode="after")
-    def _sizes_of_weights(self) -> Self:
+    def _names_of_weights(self) -> Self:
         if not self.named:
             raise ValueError("weights: {} names none; give a run directory or a snapshot, or {name: one of them, …}")
-        if unknown := sorted((self.sizes or {}).keys() - self.named.keys()):
-            raise ValueError(f"sizes: there are no weights named '{unknown[0]}', only {', '.join(self.named)}")
+        for key, named in {"sizes": self.sizes, "autoguidance": self.autoguidance}.items():
+            if unknown := sorted((named or {}).keys() - self.named.keys()):
+                raise ValueError(f"{key}: there are no weights named '{unknown[0]}', only {', '.join(self.named)}")
         return self
 
 

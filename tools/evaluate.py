@@ -22,7 +22,10 @@ def evaluate(values: dict[str, Any]) -> None:
     from pixart.build.scoring import score_alignment
     from pixart.formats import read
 
-    for weights in asked.named.values():  # all of them, before the first is drawn with
+    for weights in (
+        *asked.named.values(),
+        *(asked.autoguidance or {}).values(),
+    ):  # all of them, before the first is drawn with
         read(weights)
     if asked.summary is not None:
         refuse_no_file(Path(asked.summary), key="json")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pixart.config import Positive, Section, parse
 from pixart.door import door
-from pixart.formats.table import plain
+from pixart.foreign_words import plain
 from pixart.preparation.account import Prepared
 
 

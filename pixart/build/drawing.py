@@ -7,8 +7,10 @@ import torch
 
 from pixart.build.parts import DTYPES, autoencoder, text_encoder
 from pixart.build.remembered import Remembered, path_of, path_told, remember
+from pixart.build.worse import read_worse
 from pixart.config import Draw, Precision
 from pixart.data.buckets import Bucket, buckets_for
+from pixart.diffusion.guidance import Interval
 from pixart.diffusion.objective import Objective
 from pixart.encoders.autoencoder import LatentSpace, load_autoencoder
 from pixart.encoders.recalled import Recalled
@@ -32,10 +34,11 @@ class Habits(NamedTuple):
     scheduler_name: str
     num_inference_steps: int
     guidance_scale: float
+    guidance_interval: Interval | None = None
 
     def unless(self, asked: Draw) -> "Habits":
         """These, where ``asked`` leaves them open."""
-        given = (asked.scheduler, asked.num_inference_steps, asked.guidance_scale)
+        given = (asked.scheduler, asked.num_inference_steps, asked.guidance_scale, asked.guidance_interval)
         return Habits(*(mine if other is None else other for mine, other in zip(self, given, strict=True)))  # type: ignore[arg-type]
 
 
@@ -70,6 +73,7 @@ def open_weights(
     compiled: bool = False,
     tiled: bool = False,
     low_memory: Sequence[str] | None = None,
+    autoguidance: str | None = None,
 ) -> Opened:
     """A pipeline from weights of any format, with the sizes that they were trained on and the habits of their run.
 
@@ -78,6 +82,7 @@ def open_weights(
     as many official rows as the prompt has tokens, and at all of an empty caption's. The aspect ratio is told as in
     training where ``told_aspect_ratio`` is None; ``compiled`` compiles the model's blocks, ``tiled`` decodes in tiles;
     ``low_memory`` lists the only prompts that will be drawn: they are encoded here in 8 bit, and the encoder let go.
+    ``autoguidance`` names the weights of a worse model, see ``read_worse``.
     Raises ``ValueError`` where the weights cannot be read, are to give official rows that they do not have, name no
     encoder and none is given, or were trained with another.
     """
@@ -96,11 +101,13 @@ def open_weights(
     captions = _captions(around.text_encoder, device, low_memory)
     around.autoencoder.use_tiling(tiled)
     model = build(found)
-    if low_memory is not None and chosen != "fp32":
-        halve(model, DTYPES[chosen])
-    model.to(device)
-    if compiled:
-        compile_blocks(model, device)
+    worse = None if autoguidance is None else read_worse(autoguidance, weights, found)
+    for each in (model,) if worse is None else (model, worse):
+        if low_memory is not None and chosen != "fp32":
+            halve(each, DTYPES[chosen])
+        each.to(device)
+        if compiled:
+            compile_blocks(each, device)
     pipeline = Pipeline(
         model,
         around.objective,
@@ -111,6 +118,7 @@ def open_weights(
         null_caption=found.null_caption if official else None,
         null_mask=null_mask or ("prompt" if official else "own"),
         told_aspect_ratio=told_aspect_ratio or around.told_aspect_ratio,
+        worse=worse,
     )
     return Opened(pipeline, around.sizes, around.habits)
 
@@ -155,7 +163,7 @@ def _as_trained(
             )
     sizes = buckets_for(config.resolution, config.data.buckets)
     drawn = config.sampling
-    habits = Habits(drawn.scheduler, drawn.num_inference_steps, drawn.guidance_scale)
+    habits = Habits(drawn.scheduler, drawn.num_inference_steps, drawn.guidance_scale, drawn.guidance_interval)
     return _Around(path_of(config), encoder, latents, sizes, config.data.aspect_ratio, habits)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, ValidationError
 
-from pixart.config import Autoencoder, Positive, Rate, Scheduler, Section, Size, TextEncoder
+from pixart.config import Autoencoder, Positive, Rate, Scheduler, Section, Share, Size, TextEncoder
 from pixart.diffusion.flow import Flow
 from pixart.diffusion.gaussian import Gaussian, Schedule
 from pixart.diffusion.objective import Objective
@@ -56,6 +56,7 @@ class Sampling(Section, extra="ignore"):
     scheduler: Scheduler
     num_inference_steps: Positive
     guidance_scale: Rate
+    guidance_interval: tuple[Share, Share] | None = None  # older runs do not say so, and guided at every step
 
 
 class Remembered(Section, extra="ignore"):

@@ -17,9 +17,14 @@ def score_alignment(name: str, asked: EvaluateConfig, grid: Path | None) -> dict
     from pixart.data.embedded.shapes import TASKS, label_target, prompts
     from pixart.metrics.alignment import score
 
-    weights = asked.named[name]
+    worse = (asked.autoguidance or {}).get(name)
     pipeline, trained_on, habits = open_weights(
-        weights, precision=asked.precision, text_source=None, autoencoder_source=None, compiled=asked.compile
+        asked.named[name],
+        precision=asked.precision,
+        text_source=None,
+        autoencoder_source=None,
+        compiled=asked.compile,
+        autoguidance=worse,
     )
     sizes = (asked.sizes or {}).get(name) or trained_on
     wanted: list[Any]
@@ -36,6 +41,7 @@ def score_alignment(name: str, asked: EvaluateConfig, grid: Path | None) -> dict
         sizes=[sizes[i % len(sizes)] for i in range(len(wanted))],
         **habits.unless(asked)._asdict(),
         guidance_channels="all",
+        autoguidance_scale=1.0 if worse is None else asked.autoguidance_scale,
         batch_size=asked.batch_size,
     )
     if grid is not None:

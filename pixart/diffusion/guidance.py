@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022) around any denoiser."""
+"""Guidance around any denoiser: classifier-free (Ho & Salimans 2022), and away from a worse model (autoguidance)."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -28,7 +28,10 @@ def joined(cond: Conditioning, null: Conditioning | None, *, guidance_scale: flo
 
 
 class Guide:
-    """The predictions null + guidance_scale * (cond - null) of a batch, step after step.
+    """The predictions of a batch, step after step, led away from those for null and from those of a worse model.
+
+    They are null + guidance_scale * (cond - null), and with a worse model (autoguidance, Karras et al. 2024, arXiv
+    2406.02507, equation 3) to that comes (autoguidance_scale - 1) * (cond - the worse model's cond).
 
     Args:
         channels: ``all``, or ``three`` for the official sampler's: the channels behind the third stay cond's own.
@@ -40,7 +43,14 @@ class Guide:
         self._difference: Tensor | None = None  # cond - null (N, moving channels, H, W), when null was last asked
 
     def __call__(
-        self, denoise: Callable[[Tensor], Tensor], x_t: Tensor, *, guidance_scale: float, afresh: bool = True
+        self,
+        denoise: Callable[[Tensor], Tensor],
+        x_t: Tensor,
+        *,
+        guidance_scale: float,
+        afresh: bool = True,
+        worse: Callable[[Tensor], Tensor] | None = None,
+        autoguidance_scale: float = 1.0,
     ) -> Tensor:
         """The prediction for ``x_t`` (N, C, H, W): (N, C or 2C, H, W).
 
@@ -49,12 +59,15 @@ class Guide:
                 is exactly 1 or null is not asked.
             guidance_scale: 1 is no guidance, 0 is the null conditioning alone.
             afresh: ask null as well; otherwise cond - null is what it was when null was last asked.
+            worse: run once, on the N rows of cond; None: no autoguidance.
+            autoguidance_scale: 1 is none.
         """
         kept = x_t.shape[1] * (2 if self._with_variance else 1)
-        if guidance_scale == 1:
-            return denoise(x_t)[:, :kept]
         moving = x_t.shape[1] if self._channels == "all" else OFFICIAL_CHANNELS
-        if afresh:
+        if guidance_scale == 1:
+            given = denoise(x_t)[:, :kept]
+            moved = given[:, :moving]
+        elif afresh:
             given, nothing = denoise(torch.cat([x_t, x_t]))[:, :kept].chunk(2)  # (N, C or 2C, H, W) each
             self._difference = given[:, :moving] - nothing[:, :moving]
             moved = nothing[:, :moving] + guidance_scale * self._difference
@@ -62,6 +75,8 @@ class Guide:
             assert self._difference is not None
             given = denoise(x_t)[:, :kept]
             moved = given[:, :moving] + (guidance_scale - 1) * self._difference
+        if worse is not None:
+            moved = moved + (autoguidance_scale - 1) * (given[:, :moving] - worse(x_t)[:, :moving])
         return torch.cat([moved, given[:, moving:]], dim=1)
 
 

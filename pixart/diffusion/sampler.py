@@ -67,6 +67,8 @@ def sample(
     guidance_channels: GuidanceChannels = "all",
     guidance_interval: Interval | None = None,
     guidance_every: int = 1,
+    worse: Denoiser | None = None,
+    autoguidance_scale: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -86,13 +88,15 @@ def sample(
             results, and steps outside it cost half.
         guidance_every: of so many guided steps null is asked at one, and the others take its difference to cond over;
             it changes the results, and those others cost half.
+        worse: a denoiser that learnt the same and knows less, for ``autoguidance_scale``; it is told ``cond``.
+        autoguidance_scale: at every step, see ``Guide``; 1 is none, and does not ask ``worse``.
         generators: N of them, on the CPU, one for each row's noise: needed by ``ddpm``, ``iddpm``, ``sa_solver`` and
             ``lcm``, unused by the others.
         progress: called with (steps done, steps in all) after each.
 
     Raises:
         ValueError: a number of steps out of range, no generators where noise is drawn, guidance without null, or of
-            weights that have it distilled in.
+            weights that have it distilled in, autoguidance without a worse denoiser.
     """
     solver: Scheduler = scheduler if isinstance(scheduler, OfficialDPMSolver | ImprovedDDPM) else Borrowed(scheduler)
     fewest, most = solver.steps
@@ -102,10 +106,11 @@ def sample(
         )
     if generators is None and solver.draws_noise:
         raise ValueError("a scheduler that draws noise at every step (ddpm, iddpm, sa_solver, lcm) needs generators")
-    if guidance_scale != 1 and not solver.guides:
-        raise ValueError(
-            f"guidance_scale: {guidance_scale:g} must be 1 for this scheduler: its weights have guidance distilled in"
-        )
+    for key, scale in {"guidance_scale": guidance_scale, "autoguidance_scale": autoguidance_scale}.items():
+        if scale != 1 and not solver.guides:
+            raise ValueError(f"{key}: {scale:g} must be 1 for this scheduler: its weights have guidance distilled in")
+    if autoguidance_scale != 1 and worse is None:
+        raise ValueError(f"autoguidance_scale={autoguidance_scale:g} needs a worse model; give one or set it to 1")
     check_channels(guidance_channels)
     latents, times = latents.float(), solver.set_timesteps(num_inference_steps)
     at_each = scales(
@@ -121,11 +126,19 @@ def sample(
         )
         for both in set(with_null)
     }
+    asked_of_worse = None
+    if worse is not None and autoguidance_scale != 1:
+        asked_of_worse = Asked(worse, cond, times, (latents.shape[2], latents.shape[3]))
     guide = Guide(channels=guidance_channels, with_variance=solver.takes_variance)
     for step, (scale, both) in enumerate(zip(at_each, with_null, strict=True)):
-        output = guide(
-            partial(asked[both], step=step), latents, guidance_scale=scale, afresh=both
-        )  # (N, C or 2C, H, W)
+        output = guide(  # (N, C or 2C, H, W)
+            partial(asked[both], step=step),
+            latents,
+            guidance_scale=scale,
+            afresh=both,
+            worse=None if asked_of_worse is None else partial(asked_of_worse, step=step),
+            autoguidance_scale=autoguidance_scale,
+        )
         latents = solver.step(output.float(), latents, generators)
         if progress is not None:
             progress(step + 1, num_inference_steps)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixart.foreign_words import plain, quoted
 from pixart.formats import released
 from pixart.formats.positions import Square, Told, Untold
-from pixart.formats.table import plain, quoted
 from pixart.models.dit import PixArt, from_config
 
 LABELS = "y_embedder.embedding_table.weight"

@@ -6,11 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pixart.foreign_words import plain
 from pixart.formats.architecture import RUNNING, check, on_meta
 from pixart.formats.diffusers_names import join, split, theirs
 from pixart.formats.positions import Told
 from pixart.formats.shards import WEIGHTS, read_object, read_shards
-from pixart.formats.table import Row, plain
+from pixart.formats.table import Row
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
 from pixart.formats.weights import Weights

@@ -5,9 +5,9 @@ from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
+from pixart.foreign_words import plain, quoted
 from pixart.formats.diffusers_folder import CONFIG
 from pixart.formats.shards import INDEX, WEIGHTS, read_object
-from pixart.formats.table import plain, quoted
 from pixart.models.weights import FORMAT
 
 Kind = Literal["ours", "official", "transformer", "pipeline"]

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from pixart.foreign_words import plain
 from pixart.formats import released
 from pixart.formats.architecture import CAPTION, check, infer, on_meta, patch_size_of
 from pixart.formats.positions import POS_EMBED, Square, Told, find_square, left_behind, table
-from pixart.formats.table import Row, plain
+from pixart.formats.table import Row
 from pixart.formats.torch_files import check_dense
 from pixart.formats.weights import Weights, own
 

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pixart.aside import refuse_taken, refuse_unwritable
+from pixart.foreign_words import plain
 from pixart.formats.profile_fit import Fit, Tracked, fit
 from pixart.formats.profiles import Power, Profile
 from pixart.formats.snapshot import read_snapshot, write_snapshot
-from pixart.formats.table import plain
 from pixart.formats.torch_files import check_values
 from pixart.models.dit import from_config
 from pixart.models.weights import FORMAT, read_json

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pixart.foreign_words import plain
 from pixart.formats import diffusers_folder
 from pixart.formats.architecture import on_meta
 from pixart.formats.looking import Kind, look
@@ -12,7 +13,7 @@ from pixart.formats.official import read_official
 from pixart.formats.positions import NOTHING, Told
 from pixart.formats.scheduler_config import run_of_pipeline
 from pixart.formats.snapshot import find_snapshot, read_snapshot
-from pixart.formats.table import Row, plain
+from pixart.formats.table import Row
 from pixart.formats.torch_files import check_values, load_torch
 from pixart.formats.weights import Weights
 from pixart.models.dit import PixArt

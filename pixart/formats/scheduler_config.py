@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pixart.diffusion.gaussian import BETA_END, BETA_START
+from pixart.foreign_words import quoted
 from pixart.formats import released
 from pixart.formats.shards import read_object
-from pixart.formats.table import quoted
 
 SCHEDULER = "scheduler/scheduler_config.json"
 LCM = "LCMScheduler"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pixart.aside import written_aside
-from pixart.formats.table import plain
+from pixart.foreign_words import plain
 from pixart.formats.tensor_file import write_tensors
 from pixart.formats.torch_files import check_dense
 from pixart.models.dit import from_config

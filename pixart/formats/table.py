@@ -8,8 +8,6 @@ Action = Literal[
     "copied", "folded", "converted", "fresh", "left behind", "re-made", "renamed", "split", "joined", "written"
 ]  # fmt: skip
 
-LONGEST = 120  # letters of somebody else's words
-
 
 class Row(NamedTuple):
     """What became of one tensor."""
@@ -17,17 +15,6 @@ class Row(NamedTuple):
     tensor: str
     action: Action
     detail: str  # "" where there is nothing to add
-
-
-def plain(text: str) -> str:
-    """Somebody else's words for a sentence or a table: cut where they are over-long, control characters written out."""
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} letters)"
-    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
-
-
-def quoted(text: str) -> str:
-    """The same in quotes."""
-    return f"'{plain(text)}'"
 
 
 def format_table(rows: list[Row]) -> str:

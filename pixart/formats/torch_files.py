@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixart.foreign_words import quoted
 from pixart.formats.records import refuse_damaged, refuse_misfits
-from pixart.formats.table import quoted
 from pixart.formats.tensor_file import KINDS
 
 # What torch and the pickle machine raise on bytes that are not what they should be.

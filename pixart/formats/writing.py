@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from pixart.aside import folder_aside, refuse_taken, refuse_unwritable, written_aside
+from pixart.foreign_words import plain
 from pixart.formats import released
 from pixart.formats.diffusers_folder import diffusers_config, write_diffusers
 from pixart.formats.official import Y_EMBEDDING, to_official
 from pixart.formats.pipeline_folder import write_beside
 from pixart.formats.positions import POS_EMBED
 from pixart.formats.snapshot import write_snapshot
-from pixart.formats.table import Row, plain
+from pixart.formats.table import Row
 from pixart.formats.weights import Format, Weights, objective_of, run_config, section
 
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from typing import NamedTuple, TextIO
 
-from pixart.formats.table import plain
+from pixart.foreign_words import plain
 from pixart.preparation.sources import Reason
 
 IMAGE_USED = "image"

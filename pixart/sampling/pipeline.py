@@ -35,6 +35,7 @@ class Pipeline:
         null_caption: (L0, D) text states of "no caption"; None takes the text encoder's of the empty one.
         null_mask: which of its rows are attended to, see ``pixart.sampling.words``.
         told_aspect_ratio: how exactly a size-conditioned model is told it, see there.
+        worse: another denoiser on ``device`` that is told the same and knows less, for autoguidance.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Pipeline:
         null_caption: Tensor | None = None,
         null_mask: NullMask = "own",
         told_aspect_ratio: ToldRatio = "exact",
+        worse: nn.Module | None = None,
     ) -> None:
         self.model = model
         self.config: dict[str, Any] = model.config  # type: ignore[assignment]
@@ -57,6 +59,7 @@ class Pipeline:
         self.autoencoder = autoencoder
         self.device = torch.device(device)
         self.denoiser = InPrecision(model, self.device, precision)
+        self.worse = None if worse is None else InPrecision(worse, self.device, precision)
         self.words = Words(
             self.config,
             text_encoder,
@@ -81,6 +84,7 @@ class Pipeline:
         binning: Binning = "none",
         guidance_interval: Interval | None = None,
         guidance_every: int = 1,
+        autoguidance_scale: float = 1.0,
         decode_batch: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[NDArray[np.uint8]]:
@@ -99,6 +103,7 @@ class Pipeline:
             binning: ``official`` draws each at the nearest of the 33 official sizes and crops it back.
             guidance_interval: see ``pixart.diffusion.sampler``; None guides at every step.
             guidance_every: see there too; 1 asks the null conditioning at every guided step.
+            autoguidance_scale: see there too; 1 is none.
             decode_batch: pictures decoded together at most: for each an autoencoder needs more memory than the model.
             progress: called with (steps done, steps in all) over all batches.
 
@@ -130,6 +135,8 @@ class Pipeline:
                     guidance_channels=guidance_channels,
                     guidance_interval=guidance_interval,
                     guidance_every=guidance_every,
+                    worse=self.worse,
+                    autoguidance_scale=autoguidance_scale,
                     generators=generators,
                     progress=_over_batches(progress, number, len(groups)),
                 )

@@ -1,6 +1,7 @@
 """Weights to pictures: which null caption and which aspect ratio the model hears."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from miniature import small
+from miniature import composed, small
 from omegaconf import OmegaConf
 
 from pixart.build.drawing import open_weights
@@ -182,7 +183,8 @@ def test_pictures_are_scored_at_the_sizes_asked_for_by_name_and_else_at_those_of
     asked = {
         **{"weights": {"a": weights, "b": weights}, "json": None, "images": None, "per_task": 1, "seed": 0},
         **{"scheduler": None, "num_inference_steps": 1, "guidance_scale": 1.0, "batch_size": 8, "precision": None},
-        **{"started": None, "compile": False, "sizes": {"b": [[24, 48]]}},
+        **{"started": None, "compile": False, "sizes": {"b": [[24, 48]]}, "guidance_interval": None},
+        **{"autoguidance": None, "autoguidance_scale": 2.0},
     }
     config = parse(asked, EvaluateConfig)
     for name in ("a", "b"):
@@ -190,3 +192,49 @@ def test_pictures_are_scored_at_the_sizes_asked_for_by_name_and_else_at_those_of
     assert seen == [{(40, 40), (32, 48), (48, 32)}, {(24, 48)}]
     with pytest.raises(ValueError, match="sizes: there are no weights named 'c', only a, b"):
         parse({**asked, "sizes": {"c": [[24, 48]]}}, EvaluateConfig)
+    with pytest.raises(ValueError, match="autoguidance: there are no weights named 'c', only a, b"):
+        parse({**asked, "autoguidance": {"c": weights}}, EvaluateConfig)
+
+
+def test_the_interval_of_a_run_is_the_habit_of_whoever_uses_its_weights(tmp_path: Path) -> None:
+    weights = snapshot(tmp_path / "a.safetensors", "sampling.guidance_interval=[0.1,0.7]", null_caption=None)
+    habits = open_weights(weights, **SOURCES).habits
+    assert habits.guidance_interval == (0.1, 0.7)
+    asked = parse({**composed(name="evaluate"), "weights": weights, "guidance_interval": [0, 1]}, EvaluateConfig)
+    assert habits.unless(asked).guidance_interval == (0, 1)
+
+
+def test_a_worse_model_may_be_smaller_and_its_own_self_leads_nowhere(tmp_path: Path) -> None:
+    weights = snapshot(tmp_path / "a.safetensors", null_caption=None)
+    smaller = snapshot(tmp_path / "b.safetensors", "model.depth=1", null_caption=None)
+
+    def picture(autoguidance: str | None, scale: float) -> np.ndarray:
+        (image,) = open_weights(weights, **SOURCES, autoguidance=autoguidance).pipeline(
+            prompts=["a red circle"], seeds=[0], sizes=[(40, 40)], guidance_scale=1.0, num_inference_steps=2,
+            guidance_channels="all", scheduler_name="dpm_solver", batch_size=1, autoguidance_scale=scale,
+        )  # fmt: skip
+        return image
+
+    alone = picture(None, 1.0)
+    assert np.array_equal(picture(smaller, 1.0), alone)
+    assert np.array_equal(picture(weights, 3.0), alone)
+    assert picture(smaller, 3.0).shape == alone.shape
+    with pytest.raises(ValueError, match="autoguidance_scale=3 needs a worse model"):
+        picture(None, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model.size_conditioning=false",), "has size_conditioning False where .* has True: give an earlier snapshot"),
+        (("objective=velocity",), "has objective {'kind': 'gaussian'.* has {'kind': 'flow'"),
+        (("text_encoder.max_tokens=41",), "was trained with other encoders than"),
+    ],
+)
+def test_a_worse_model_that_is_told_or_predicts_something_else_is_refused(
+    tmp_path: Path, overrides: tuple[str, ...], words: str
+) -> None:
+    weights = snapshot(tmp_path / "a.safetensors", null_caption=None)
+    other = snapshot(tmp_path / "b.safetensors", *overrides, null_caption=None)
+    with pytest.raises(ValueError, match=f"^autoguidance={re.escape(other)} {words}"):
+        open_weights(weights, **SOURCES, autoguidance=other)

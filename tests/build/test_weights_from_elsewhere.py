@@ -131,14 +131,14 @@ def test_a_pipeline_with_an_lcm_scheduler_draws_in_4_steps_without_guidance_and_
     encoders = {"text_encoder": "shapes-t5", "autoencoder": autoencoder}
     write(read(tmp_path / "a.pth"), tmp_path / "a", to="diffusers-pipeline", **encoders)
     opened = open_weights(str(tmp_path / "a"), precision="fp32", text_source=None, autoencoder_source=None)
-    assert opened.habits == ("dpm_solver", 20, 4.5)
+    assert opened.habits == ("dpm_solver", 20, 4.5, None)
     linear = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
     LCMScheduler(**linear, timestep_scaling=9.0).save_pretrained(tmp_path / "a" / "scheduler")
     write(read(tmp_path / "a"), tmp_path / "b", to="diffusers-pipeline")
     assert '"timestep_scaling": 9.0' in (tmp_path / "b" / "scheduler" / "scheduler_config.json").read_text()
     assert "LCMScheduler" in (tmp_path / "b" / "model_index.json").read_text()
     opened = open_weights(str(tmp_path / "b"), precision="fp32", text_source=None, autoencoder_source=None)
-    assert opened.habits == ("lcm", 4, 1.0)
+    assert opened.habits == ("lcm", 4, 1.0, None)
     write(read(tmp_path / "b"), tmp_path / "c.safetensors", to="snapshot")
     sources = {"text_source": "shapes-t5", "autoencoder_source": autoencoder}
     assert open_weights(str(tmp_path / "c.safetensors"), precision="fp32", **sources).habits == opened.habits

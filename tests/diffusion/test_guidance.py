@@ -149,3 +149,38 @@ def test_null_is_asked_at_one_guided_step_of_every_and_first_after_an_interval()
 def test_an_every_of_0_is_refused() -> None:
     with pytest.raises(ValueError, match="guidance_every: 0 must be at least 1"):
         drawn(every=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_autoguidance_leads_on_from_guidance_away_from_a_worse_model_on_the_guided_channels(scale: float) -> None:
+    given, nothing, worse = X.sin(), X.cos(), X.tanh()
+
+    def predicted(channels: GuidanceChannels) -> Tensor:
+        return Guide(channels=channels, with_variance=False)(
+            lambda x: given if len(x) == len(X) else torch.cat([given, nothing]), X,
+            guidance_scale=scale, worse=lambda _: worse, autoguidance_scale=2.5,
+        )  # fmt: skip
+
+    wanted = nothing + scale * (given - nothing) + 1.5 * (given - worse)
+    torch.testing.assert_close(predicted("all"), wanted)
+    torch.testing.assert_close(predicted("three"), torch.cat([wanted[:, :3], given[:, 3:]], dim=1))
+
+
+def test_the_worse_model_is_asked_for_cond_alone_at_every_step_and_not_at_all_for_a_scale_of_1() -> None:
+    better, worse = Recorder(), Recorder()
+    how = {"guidance_scale": 3.0, "num_inference_steps": 4, "guidance_interval": (0.3, 0.8)}
+    for scale in (1.0, 2.0):
+        scheduler = make_scheduler(OBJECTIVE, "dpm_solver")
+        sample(better, scheduler, X, COND, NULL, worse=worse, autoguidance_scale=scale, **how)
+    assert [len(x) for x, _, _ in better.calls] == [3, 6, 6, 3] * 2
+    assert [len(x) for x, _, _ in worse.calls] == [3] * 4
+    assert all(cond is COND for _, _, cond in worse.calls)
+
+
+def test_autoguidance_without_a_worse_model_and_of_distilled_weights_is_refused() -> None:
+    generators = [torch.Generator().manual_seed(row) for row in range(3)]
+    how = {"guidance_scale": 1.0, "num_inference_steps": 4, "autoguidance_scale": 2.0, "generators": generators}
+    with pytest.raises(ValueError, match="autoguidance_scale=2 needs a worse model"):
+        sample(Recorder(), make_scheduler(OBJECTIVE, "dpm_solver"), X, COND, NULL, **how)
+    with pytest.raises(ValueError, match="autoguidance_scale: 2 must be 1 for this scheduler"):
+        sample(Recorder(), make_scheduler(OBJECTIVE, "lcm"), X, COND, NULL, worse=Recorder(), **how)
