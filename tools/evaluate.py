@@ -8,12 +8,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from pixart.aside import refuse_no_file, refuse_unwritable, write_atomically
 from pixart.config import EvaluateConfig, parse
 from pixart.door import door
+
+
+NARROWEST = 100  # columns that its rows need: a log has 80 and would break each number
 
 
 def evaluate(values: dict[str, Any]) -> None:
@@ -43,12 +47,12 @@ def evaluate(values: dict[str, Any]) -> None:
 
 def show(scores: dict[str, Any]) -> None:
     """A table with a row for each of the weights."""
-    rows = list(dict.fromkeys(key for score in scores.values() for key in score if key != "interval"))
-    table = Table("share wholly right", *scores)
-    for row in rows:
-        table.add_row(row, *(f"{score[row]:.3f}" if row in score else "" for score in scores.values()))
-    table.add_row("95 % interval", *("{:.3f} - {:.3f}".format(*score["interval"]) for score in scores.values()))
-    Console().print(table)
+    columns = list(dict.fromkeys(key for score in scores.values() for key in score if key != "interval"))
+    table = Table("share right", *columns, "95 % interval", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, score in scores.items():
+        values = [f"{score[column]:.3f}" if column in score else "" for column in columns]
+        table.add_row(name, *values, "{:.3f} to {:.3f}".format(*score["interval"]))
+    Console(width=max(NARROWEST, Console().width)).print(table)
 
 
 main = door("evaluate", evaluate)
