@@ -16,7 +16,6 @@ from pixart.aside import refuse_no_file, refuse_unwritable, write_atomically
 from pixart.config import EvaluateConfig, parse
 from pixart.door import door
 
-
 NARROWEST = 100  # columns that its rows need: a log has 80 and would break each number
 
 
