@@ -37,9 +37,16 @@ def size_for(asked: SampleConfig, trained: Sequence[tuple[int, int]]) -> tuple[i
     return min(trained, key=lambda size: abs(size[0] / size[1] - ratio))
 
 
-def options_of(asked: SampleConfig) -> dict[str, Any]:
-    """The keys that change a picture and have no place of their own in ``results.jsonl``, where they were given."""
-    return {key: value for key, value in asked.model_dump(include=OPTIONS).items() if value not in (None, False)}
+def options_of(asked: SampleConfig, interval: tuple[float, float] | None) -> dict[str, Any]:
+    """What else changes a picture and has no place of its own in ``results.jsonl``, where it is not as usual."""
+    usual = {"guidance_channels": "all", "guidance_every": 1, "binning": "none"}
+    options = {**asked.model_dump(include=OPTIONS), "guidance_interval": interval}
+    if asked.autoguidance is None:
+        del options["autoguidance_scale"]
+    return {
+        key: value for key, value in options.items()
+        if value is not None and value is not False and value != usual.get(key)
+    }  # fmt: skip
 
 
 def sample(values: dict[str, Any]) -> None:
@@ -83,7 +90,7 @@ def sample(values: dict[str, Any]) -> None:
         batch_size=1 if asked.low_memory else asked.batch_size,
         binning=asked.binning,
     )
-    options = {**options_of(asked), "guidance_interval": how.guidance_interval}
+    options = options_of(asked, how.guidance_interval)
     results = [
         Result(
             f"{i:05d}.png", str(prompt), seed, height, width,

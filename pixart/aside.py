@@ -1,6 +1,7 @@
 """Writing so that at a path lies a whole file or folder, or what lay there before: for every floor, from the lowest."""
 
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -50,7 +51,10 @@ def folder_aside(path: Path) -> Iterator[Path]:
     aside = _beside(path)
     others = [other for other in path.parent.glob(f"{glob.escape(_stem(path))}.*.partial") if other != aside]
     if others:
-        raise ValueError(f"out={path} is being written by another process ({others[0].name}): give another place")
+        raise ValueError(
+            f"out={path} is being written by another process: give another place, or delete {others[0]} if none is"
+        )
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that had the number of this one
     aside.mkdir()
     try:
         yield aside
@@ -128,7 +132,10 @@ def _beside(path: Path) -> Path:
 
 
 def _stem(path: Path) -> str:
-    return f".{path.name[:KEPT]}.{re.sub(r'[^A-Za-z0-9_-]', '-', platform.node())[:KEPT]}"
+    name = path.name
+    if len(name) > KEPT:  # and another may begin alike
+        name = f"{name[:KEPT]}-{hashlib.blake2b(name.encode(errors='surrogateescape'), digest_size=4).hexdigest()}"
+    return f".{name}.{re.sub(r'[^A-Za-z0-9_-]', '-', platform.node())[:KEPT]}"
 
 
 def _is_dead(process: int) -> bool:

@@ -31,6 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63), Number]
 Share = Annotated[float, Field(ge=0, le=1), Number]
 Decay = Annotated[float, Field(ge=0, lt=1), Number]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
+Above0 = Annotated[float, Field(gt=0), Number]
 Size = tuple[Positive, Positive]  # height, width in pixels
 Precision = Literal["fp32", "bf16", "fp16"]
 Scheduler = Literal[
@@ -61,14 +62,14 @@ class Model(Section):
     depth: Positive
     num_heads: Positive
     patch_size: Positive
-    mlp_ratio: Annotated[float, Field(gt=0)]
+    mlp_ratio: Above0
     adaln: Literal["single", "per_block"]
     size_conditioning: bool
-    interpolation_scale: Annotated[float, Field(gt=0)]
+    interpolation_scale: Above0
     attention: Literal["sdpa", "xformers"]
     fp32_attention: bool
     checkpointing: Literal["none", "blocks", "selective"]
-    embedder_std: Annotated[float, Field(gt=0)]
+    embedder_std: Above0
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -90,13 +91,13 @@ class GaussianObjective(Section):
     prediction: Literal["eps", "velocity", "x0"]
     learned_variance: bool
     weighting: Literal["none", "min_snr", "soft_min_snr", "truncated_snr", "p2"]
-    weighting_gamma: Annotated[float, Field(gt=0)]
+    weighting_gamma: Above0
     time_sampling: Literal["uniform", "logit_normal"]
 
 
 class FlowObjective(Section):
     kind: Literal["flow"]
-    shift: Annotated[float, Field(gt=0)]
+    shift: Above0
     time_sampling: Literal["uniform", "logit_normal"]
 
 
@@ -126,11 +127,11 @@ class MixturePart(Section):
 
 class Cache(Section):
     folder: str
-    gib: Annotated[float, Field(gt=0)]
+    gib: Above0
     ahead: Cadence
     fetchers: Positive
     retries: Cadence
-    timeout: Annotated[float, Field(gt=0)]
+    timeout: Above0
 
 
 class ShardsData(DataSection):
@@ -193,11 +194,11 @@ class OptimizerSection(Section):
     lr_decay: Literal["none", "linear", "cosine"]
     lr_scaling: Literal["none", "sqrt"]
     betas: tuple[Share, Share]
-    eps: Annotated[float, Field(gt=0)]
+    eps: Above0
     weight_decay: Rate
     decay: Literal["matrices", "every_tensor"]
     warmup_steps: Cadence
-    clip_norm: Annotated[float, Field(gt=0)]
+    clip_norm: Above0
 
 
 class AdamW(OptimizerSection):
@@ -354,7 +355,7 @@ class SampleConfig(Draw):
     images_per_prompt: Positive
     height: Positive | None
     width: Positive | None
-    aspect_ratio: Annotated[float, Field(gt=0)] | None
+    aspect_ratio: Above0 | None
     guidance_channels: Literal["all", "three"]
     guidance_every: Positive
     autoguidance: str | None

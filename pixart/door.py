@@ -90,7 +90,8 @@ def nameless(arguments: list[str]) -> list[str]:
 def one_sentence(error: BaseException) -> str:
     """The message of an error as a single line."""
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: this is no key=value; quote a value that holds signs or spaces: 'key=\"the value\"'"
+        typed = re.sub(rf"=\{{{WRAPPED}: (.*)\}}$", r"=\1", " ".join(str(error.override).split()))
+        return f"{typed}: this is no key=value; quote a value that holds signs or spaces: 'key=\"the value\"'"
     text = " ".join(re.split(r"full_key:|Config search path:|See https://hydra", str(error))[0].split())
     text = re.sub(r"\.? To append to your config.*", ": there is no such key, --cfg job lists them", text)
     return text or type(error).__name__

@@ -109,3 +109,14 @@ def test_a_place_that_cannot_take_a_file_or_a_folder_is_named_by_its_key(tmp_pat
         refuse_unwritable(Path("/dev/null"), key="images", inside=True)
     refuse_unwritable(tmp_path / "new", key="out", inside=True)
     assert (tmp_path / "new").is_dir()
+
+
+def test_what_an_earlier_process_of_this_number_left_goes_and_names_alike_in_40_letters_are_no_rivals(tmp_path):
+    name = "x" * 45
+    with folder_aside(tmp_path / f"{name}-a") as first, folder_aside(tmp_path / f"{name}-b") as second:
+        assert first != second
+    (tmp_path / f".out.{platform.node()}.{os.getpid()}.partial").mkdir()
+    (tmp_path / f".out.{platform.node()}.{os.getpid()}.partial" / "half").touch()
+    with folder_aside(tmp_path / "out"):
+        pass
+    assert not any((tmp_path / "out").iterdir())

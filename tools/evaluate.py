@@ -23,13 +23,12 @@ def evaluate(values: dict[str, Any]) -> None:
     """Draw held-out prompts (or labels) with each of the weights, score the pictures, print and write the scores."""
     asked = parse(values, EvaluateConfig)
     from pixart.build.scoring import score_alignment
-    from pixart.formats import read
+    from pixart.build.worse import read_told, read_worse
 
-    for weights in (
-        *asked.named.values(),
-        *(asked.autoguidance or {}).values(),
-    ):  # all of them, before the first is drawn with
-        read(weights)
+    for name, weights in asked.named.items():  # all of them, before the first is drawn with
+        found = read_told(weights)
+        if asked.autoguidance is not None and name in asked.autoguidance:
+            read_worse(asked.autoguidance[name], weights, found)
     if asked.summary is not None:
         refuse_no_file(Path(asked.summary), key="json")
     if asked.images is not None:

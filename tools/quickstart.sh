@@ -28,13 +28,18 @@ train 3 "init_from=$out/stage2" "$@"
 # that know less, for autoguidance, are of a fifth of each stage's steps; "alone" goes without.
 before2=$out/stage2/snapshots/step_00000250.safetensors
 before3=$out/stage3/snapshots/step_00000500.safetensors
+autoguidance="stage2: $before2, stage2_at_32: $before2, stage3: $before3"
+drawn=("autoguidance=$before3" autoguidance_scale=3)
+if [ ! -f "$before2" ] || [ ! -f "$before3" ]; then
+  echo "No snapshots of steps 250 and 500 with these keys: scores and pictures go without autoguidance"
+  autoguidance= drawn=()
+fi
 weights="stage1: $out/stage1, stage2: $out/stage2, stage2_at_32: $out/stage2"
 python tools/evaluate.py "weights={$weights, stage3: $out/stage3, stage3_alone: $out/stage3}" \
   "sizes={stage2: [[40, 40], [32, 48], [48, 32]]}" \
-  "autoguidance={stage2: $before2, stage2_at_32: $before2, stage3: $before3}" autoguidance_scale=3 \
+  "autoguidance={$autoguidance}" autoguidance_scale=3 \
   "json=$out/summary.json" "images=$out/evaluation" started="$started"
-python sample.py "weights=$out/stage3" "autoguidance=$before3" autoguidance_scale=3 \
-  prompts=configs/sampling/shapes.txt "out=$out/samples"
+python sample.py "weights=$out/stage3" ${drawn[@]+"${drawn[@]}"} prompts=configs/sampling/shapes.txt "out=$out/samples"
 
 cat <<EOF
 

@@ -7,7 +7,7 @@ import torch
 
 from pixart.build.parts import DTYPES, autoencoder, text_encoder
 from pixart.build.remembered import Remembered, path_of, path_told, remember
-from pixart.build.worse import read_worse
+from pixart.build.worse import read_told, read_worse
 from pixart.config import Draw, Precision
 from pixart.data.buckets import Bucket, buckets_for
 from pixart.diffusion.guidance import Interval
@@ -15,9 +15,8 @@ from pixart.diffusion.objective import Objective
 from pixart.encoders.autoencoder import LatentSpace, load_autoencoder
 from pixart.encoders.recalled import Recalled
 from pixart.encoders.text import CaptionEncoder, TextEncoder, load_text_encoder
-from pixart.formats import Weights, read, released
+from pixart.formats import Weights, released
 from pixart.formats.pipeline_folder import is_distilled
-from pixart.formats.positions import Untold
 from pixart.formats.reading import build
 from pixart.formats.weights import objective_of, run_config
 from pixart.models.compiled import compile_blocks
@@ -86,7 +85,7 @@ def open_weights(
     Raises ``ValueError`` where the weights cannot be read, are to give official rows that they do not have, name no
     encoder and none is given, or were trained with another.
     """
-    found = _read(weights)
+    found = read_told(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen: Precision = precision or ("bf16" if device.type == "cuda" else "fp32")
     if run_config(found).keys() - PATH_ALONE:
@@ -137,14 +136,6 @@ def _captions(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return recalled
-
-
-def _read(weights: str) -> Weights:
-    try:
-        return read(weights)
-    except Untold as error:  # which has no key here: what is said once stays in a snapshot
-        way = f"python tools/convert.py source={weights} to=snapshot out=…"
-        raise ValueError(f"{error}; drawing has no such key, so make a snapshot of them first: {way}") from error
 
 
 def _as_trained(

@@ -42,7 +42,7 @@ def pictures_named(path: Path) -> list[Path]:
     if not path.is_file():
         return []
     try:
-        names = [json.loads(line)["file"] for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [json.loads(line)["file"] for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (ValueError, TypeError, LookupError):
         return []
     return [path.parent / name for name in names if isinstance(name, str) and re.fullmatch(r"\d{5,}\.png", name)]
