@@ -1,7 +1,6 @@
 """Laws of the plan: one bucket a step, nothing dropped, even visits, any step at once."""
 
-import platform
-import re
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pixart.aside import written_aside
 from pixart.data.buckets import Bucket, official_buckets
 from pixart.data.planning.plan import Part, Plan
 
@@ -221,9 +221,10 @@ def test_a_plan_from_the_cache_of_sorted_rows_is_the_same_plan(tmp_path: Path):
 def test_of_2_parts_of_a_cache_that_of_a_dead_process_is_cleared_and_that_of_a_living_one_stays(tmp_path: Path):
     make_plan([30, 50, 7], order_cache=tmp_path)
     (kept,) = tmp_path.iterdir()
-    host = re.sub(r"[^A-Za-z0-9_-]", "-", platform.node())[:40]
+    with written_aside(kept) as mine:
+        mine.write_bytes(kept.read_bytes())
     dead, living = (  # 2**22 + 1 is beyond any number that Linux gives
-        tmp_path / f".{kept.name[:40]}.{host}.{process}.partial" for process in (2**22 + 1, 1)
+        mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{process}.")) for process in (2**22 + 1, 1)
     )
     for part in (dead, living):
         part.touch()
