@@ -100,7 +100,7 @@ def open_weights(
     captions = _captions(around.text_encoder, device, low_memory)
     around.autoencoder.use_tiling(tiled)
     model = build(found)
-    worse = None if autoguidance is None else read_worse(autoguidance, weights, found)
+    worse = None if autoguidance is None else build(read_worse(autoguidance, weights, found))
     for each in (model,) if worse is None else (model, worse):
         if low_memory is not None and chosen != "fp32":
             halve(each, DTYPES[chosen])

@@ -1,17 +1,14 @@
-"""The worse model of autoguidance, from weights of any format, next to those that it is to guide."""
-
-from torch import nn
+"""Weights to draw with, and those of a worse model for autoguidance, each of any format."""
 
 from pixart.formats import Weights, read
 from pixart.formats.positions import Untold
-from pixart.formats.reading import build
 from pixart.formats.weights import objective_of
 
 TOLD = ("in_channels", "text_dim", "num_classes", "size_conditioning")
 
 
-def read_worse(source: str, weights: str, found: Weights) -> nn.Module:
-    """The model at ``source``, on the CPU in float32 and in evaluation mode.
+def read_worse(source: str, weights: str, found: Weights) -> Weights:
+    """The weights at ``source``, of a model that may guide another one.
 
     ``found`` is what was read at ``weights``, the model to be guided. Raises ``ValueError`` where ``source`` cannot be
     read, or is told or predicts something else than the other: its width and depth may differ.
@@ -30,7 +27,7 @@ def read_worse(source: str, weights: str, found: Weights) -> nn.Module:
             f"autoguidance={source} was trained with other encoders than {weights}: give an earlier snapshot of the "
             "same run, or weights of another that had the same"
         )
-    return build(other)
+    return other
 
 
 def read_told(source: str) -> Weights:
