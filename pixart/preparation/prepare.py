@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pixart.aside import folder_aside, refuse_taken, refuse_unwritable
+from pixart.aside import folder_aside, refuse_unwritable
 from pixart.data.storage.index import build_index
 from pixart.data.storage.shards import Encoded, write_shards
 from pixart.preparation.account import Account, Prepared
@@ -47,7 +47,6 @@ def prepare(
         raise ValueError(f"source={source} is not a {'file' if kind == 'jsonl' else 'folder'}, which kind={kind} needs")
     if source.resolve() in out.parents:
         raise ValueError(f"out={out} lies within source={source}: give a folder outside of it")
-    refuse_taken(out, folder=True)
     refuse_unwritable(out, key="out")
     with folder_aside(out) as aside:
         with (
