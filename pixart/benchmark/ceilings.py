@@ -6,11 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pixart.benchmark.device import settle
 from pixart.benchmark.timing import Contender, Spread
 from pixart.models.flops import Product
+from pixart.models.linear import linear
 
 
 class Layers:
@@ -48,11 +48,11 @@ class Layers:
         for product in self.products:
             x, weight, gradient = self._matrices(product)  # (m, k), (n, k), (m, n)
             for _ in range(product.times):
-                F.linear(x, weight)
+                linear(x, weight)
                 if self.backward:
                     gradient.t() @ x
                 if self.backward and product.backward == 2:
-                    gradient @ weight
+                    linear(gradient, weight.t())
 
     def _matrices(self, product: Product) -> tuple[Tensor, Tensor, Tensor]:
         m, k, n = size = (product.m, product.k, product.n)

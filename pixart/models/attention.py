@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixart.batch import places_of
+from pixart.models.linear import Linear
 from pixart.models.precision import as_given
 
 logger = logging.getLogger(__name__)
@@ -144,8 +145,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, backend: str, fp32: bool) -> None:
         super().__init__()
         self.num_heads, self.backend, self.fp32 = num_heads, backend, fp32
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) -> (N, T, D)."""
@@ -166,9 +167,9 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, backend: str) -> None:
         super().__init__()
         self.num_heads, self.backend = num_heads, backend
-        self.q_linear = nn.Linear(dim, dim)
-        self.kv_linear = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q_linear = Linear(dim, dim)
+        self.kv_linear = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
 
     def keys_values(self, text: Text) -> KeysValues:
         """What this block looks at in the captions; it depends on nothing else."""

@@ -6,10 +6,10 @@ Letters: N batch, T image tokens, L caption tokens, D width, P patch side, C out
 from collections.abc import Callable
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from pixart.models.attention import CrossAttention, KeysValues, SelfAttention, Text
+from pixart.models.linear import make_mlp
 from pixart.models.precision import as_given
 from pixart.models.recompute import Checkpointing, through
 
@@ -53,7 +53,7 @@ class PixArtBlock(nn.Module):
         self.attn = SelfAttention(dim, num_heads, backend=attention, fp32=fp32_attention)
         self.cross_attn = CrossAttention(dim, num_heads, backend=attention) if text else None
         self.norm2 = _norm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=lambda: nn.GELU("tanh"))
+        self.mlp = make_mlp(dim, int(dim * mlp_ratio), dim)
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim)) if shared_modulation else None
         self.adaLN_modulation = None if shared_modulation else own_modulation(dim, 6)
 

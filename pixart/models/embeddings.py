@@ -6,8 +6,9 @@ Letters: N batch, T image tokens, L caption tokens, D width, K numbers per image
 import math
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
+
+from pixart.models.linear import make_mlp
 
 FREQUENCIES = 128  # so a number is described by 256 sinusoids, as in every released PixArt and DiT
 
@@ -40,7 +41,7 @@ class ConditionEmbedder(nn.Module):
 
     def __init__(self, *, dim: int, text_dim: int | None, num_classes: int | None) -> None:
         super().__init__()
-        self.y_proj = None if text_dim is None else Mlp(text_dim, dim, dim, act_layer=lambda: nn.GELU("tanh"))
+        self.y_proj = None if text_dim is None else make_mlp(text_dim, dim, dim)
         self.embedding_table = None if num_classes is None else nn.Embedding(num_classes + 1, dim)
 
 

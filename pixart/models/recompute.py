@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from pixart.models.linear import OPERATOR
+
 Checkpointing = Literal["none", "blocks", "selective"]
 CHECKPOINTING: tuple[str, ...] = get_args(Checkpointing)
 
 # What takes long for the bytes that it leaves behind: matrix products, and attention in each of torch's kernels.
-DEAR = frozenset(
+DEAR = frozenset({OPERATOR}) | frozenset(
     f"aten::{name}"
     for name in (
         "mm", "addmm", "bmm", "baddbmm", "linear", "convolution",

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pixart.models import linear
+from pixart.models.linear import OPERATOR
 from pixart.models.recompute import DEAR
 
 WAYS = ("none", "selective", "blocks")
-NORM, GELU, PRODUCTS = "aten::native_layer_norm", "aten::gelu", ("aten::addmm", "aten::mm")
+NORM, GELU, PRODUCTS = "aten::native_layer_norm", "aten::gelu", ("aten::addmm", "aten::mm", OPERATOR)
 ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 
@@ -62,9 +65,12 @@ def test_blocks_run_again_in_training_only(small, randomise, captioned, x_t, t):
         assert len(calls) == 2 + again
 
 
+@pytest.mark.parametrize("narrowest", [1, linear.NARROWEST])
 def test_selective_computes_norms_and_gelu_twice_and_no_matrix_product_or_attention(
-    small, randomise, captioned, x_t, t
+    small, randomise, captioned, x_t, t, narrowest, monkeypatch
 ):
+    monkeypatch.setattr(linear, "NARROWEST", narrowest)
+    monkeypatch.setattr(linear, "ONEDNN", lambda x, weight, bias, *_: F.linear(x, weight, bias))
     counts = {}
     for way in WAYS:
         model = randomise(small(checkpointing=way)).train()

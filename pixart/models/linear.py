@@ -1,0 +1,122 @@
+"""The linear layers that take nearly all of a model's time: on a CPU their products are computed by oneDNN.
+
+torch has two libraries of matrix products on x86 and takes MKL for float32. With AVX-512 oneDNN is faster at forward
+products and at gradients of inputs from 384 features on, and at some gradients of weights: docs/performance.md.
+
+Letters: M rows of all leading sizes together, K input features, N output features.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+NARROWEST = 384  # features on either side from which oneDNN has been measured to be faster
+OPERATOR = "pixart::linear"
+
+
+def _onednn() -> Callable[..., Tensor] | None:
+    """What torch.compile too calls for a frozen linear layer; None where it is missing, or was not measured."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")):
+        return None
+    found = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return None if found is None else found.default
+
+
+ONEDNN = _onednn()
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x`` (..., K), ``weight`` (N, K) with any strides, ``bias`` (N,) or None -> (..., N), contiguous."""
+    if ONEDNN is None or not x.numel():
+        return F.linear(x, weight, bias)
+    return ONEDNN(_dense(x), _dense(weight), bias, "none", [], "")
+
+
+def _dense(x: Tensor) -> Tensor:
+    """``x`` itself where its rows or its columns lie one behind the other, else a copy of which that is true."""
+    return x if x.is_contiguous() or (x.ndim == 2 and x.t().is_contiguous()) else x.contiguous()
+
+
+def _shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+# An operator of its own: what traces a model must not look inside, and does not know how to differentiate oneDNN's.
+_LIBRARY = torch.library.Library("pixart", "FRAGMENT")
+_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.impl("linear", _product, "CPU")
+torch.library.register_fake(OPERATOR, _shape, lib=_LIBRARY)
+
+
+class Product(torch.autograd.Function):
+    """``F.linear`` in float32 on the CPU, with gradients of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``x`` (..., K), ``weight`` (N, K) with any strides, ``bias`` (N,) or None -> (..., N), contiguous."""
+        ctx.save_for_backward(x, weight)
+        return torch.ops.pixart.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of ``x``, ``weight`` and ``bias``, as far as they are wanted; ``gradient`` (..., N)."""
+        x, weight = ctx.saved_tensors
+        rows, inputs = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])  # (M, N), (M, K)
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            product(gradient, weight.t(), None) if of_x else None,
+            _of_weight(rows, inputs) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
+
+
+def _of_weight(rows: Tensor, inputs: Tensor) -> Tensor:
+    """(M, N), (M, K) -> (N, K): oneDNN is faster at it where the result is wider than high."""
+    return product(rows.t(), inputs.t(), None) if inputs.shape[1] > rows.shape[1] else rows.t() @ inputs
+
+
+product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = Product.apply
+
+
+@register_flop_formula(torch.ops.pixart.linear)
+def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
+    """Of a product, which its gradients are counted as too: (M, K) by (K, N)."""
+    return 2 * math.prod(x) * weight[0]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, by oneDNN where that is faster: ``x`` (..., K), ``weight`` (N, K), ``bias`` (N,) -> (..., N).
+
+    Elsewhere, in another precision, under autocast and of narrow layers it is ``F.linear`` itself. The two differ in
+    float32's last bits.
+    """
+    if (
+        ONEDNN is not None
+        and x.device.type == "cpu"
+        and x.dtype is weight.dtype is torch.float32
+        and min(weight.shape) >= NARROWEST
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return product(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """torch's layer, computed by ``linear``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N)."""
+        return linear(x, self.weight, self.bias)
+
+
+def make_mlp(dim: int, hidden: int, out: int) -> Mlp:
+    """timm's, of two such layers ``fc1`` and ``fc2`` with GELU by tanh between them: (..., dim) -> (..., out)."""
+    made = Mlp(dim, hidden, out, act_layer=lambda: nn.GELU("tanh"))
+    made.fc1, made.fc2 = Linear(dim, hidden), Linear(hidden, out)
+    return made

@@ -1,0 +1,146 @@
+"""Laws of the linear layers: oneDNN's products are torch's, gradients included, and are asked for where they pay."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from pixart.models import linear as module
+from pixart.models.linear import Linear, linear, make_mlp
+
+WIDE = 384
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of weights that oneDNN is asked for, whether this machine has it or not."""
+    seen: list[tuple[int, ...]] = []
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> Tensor:
+        seen.append(tuple(weight.shape))
+        return F.linear(x, weight, bias)
+
+    monkeypatch.setattr(module, "ONEDNN", product)
+    return seen
+
+
+def gradients(function: Callable[..., Tensor], *inputs: Tensor | None) -> list[Tensor]:
+    """The result of ``function``, and of its square those of each input."""
+    given = [None if x is None else x.detach().requires_grad_() for x in inputs]
+    result = function(*given)
+    return [result.detach(), *torch.autograd.grad(result.square().sum(), [x for x in given if x is not None])]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    sides=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    bias=st.booleans(),
+    turned=st.booleans(),
+)
+def test_result_and_gradients_are_torch_s_to_1e_5_of_the_largest(rows, sides, bias, turned):
+    k, n = sides
+    made = torch.Generator().manual_seed(k * n)
+    x, weight = torch.randn(*rows, k, generator=made), torch.randn(n, k, generator=made)
+    if turned:
+        x, weight = x.transpose(0, -2), weight.t().contiguous().t()
+    b = torch.randn(n, generator=made) if bias else None
+    for ours, theirs in zip(gradients(module.product, x, weight, b), gradients(F.linear, x, weight, b), strict=True):
+        assert ours.shape == theirs.shape
+        if theirs.numel():
+            assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+def test_a_gradient_of_no_memory_of_its_own_is_taken():
+    x, weight = torch.randn(3, 5, requires_grad=True), torch.randn(4, 5, requires_grad=True)
+    module.product(x, weight, None).sum().backward()  # ones, all of them one number
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weight.detach().sum(0).expand(3, 5))
+
+
+def test_inputs_of_no_memory_of_their_own_are_taken():
+    x, weight = torch.randn(1, 7).expand(3, 7), torch.randn(1, 1).expand(4, 7)
+    for ours, theirs in zip(
+        gradients(module.product, x, weight, None), gradients(F.linear, x, weight, None), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_gradients_are_torch_s():
+    x, weight = torch.randn(3, 5), torch.randn(4, 5)
+    found = []
+    for function in (module.product, F.linear):
+        a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        (first,) = torch.autograd.grad(function(a, b, None).pow(3).sum(), a, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), [a, b]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_do_not_learn_get_no_gradient(asked):
+    layer = Linear(WIDE, WIDE).requires_grad_(False)
+    x = torch.randn(2, WIDE, requires_grad=True)
+    layer(x).sum().backward()
+    assert asked == [(WIDE, WIDE)] * 2  # forward, and the input's gradient
+    assert layer.weight.grad is None
+
+
+def test_wide_layers_in_float32_alone_ask_for_onednn(asked):
+    x = torch.randn(2, WIDE)
+    wide, narrow = Linear(WIDE, WIDE), Linear(WIDE, WIDE - 1)
+    assert torch.equal(narrow(x), F.linear(x, narrow.weight, narrow.bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert wide(x).dtype is torch.bfloat16
+    wide.bfloat16()(x.bfloat16())
+    Linear(WIDE, WIDE, device="meta")(x.to("meta"))
+    assert asked == []
+    make_mlp(WIDE, 2 * WIDE, WIDE)(x)
+    assert asked == [(2 * WIDE, WIDE), (WIDE, 2 * WIDE)]
+
+
+def test_without_onednn_the_layer_is_torch_s_to_the_bit(monkeypatch):
+    monkeypatch.setattr(module, "ONEDNN", None)
+    x, layer = torch.randn(2, WIDE), Linear(WIDE, WIDE)
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert torch.equal(module.product(x, layer.weight, layer.bias), F.linear(x, layer.weight, layer.bias))
+
+
+@pytest.mark.usefixtures("asked")
+def test_torch_s_counter_sees_its_operations():
+    layer = Linear(WIDE, 2 * WIDE)
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.randn(2, 3, WIDE, requires_grad=True)).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 6 * WIDE * 2 * WIDE
+
+
+def test_compiled_it_is_the_same_and_1_graph_for_every_number_of_rows():
+    layer = Linear(WIDE, WIDE)
+    graphs: list[object] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend=backend, dynamic=True, fullgraph=True)
+    for rows in (2, 5, 9):
+        x = torch.randn(rows, WIDE)
+        assert torch.equal(compiled(x), layer(x))
+    assert len(graphs) == 1
+
+
+def test_a_model_s_wide_layers_are_all_of_this_kind(small):
+    with torch.device("meta"):
+        model = small(dim=WIDE, num_heads=4, text_dim=WIDE)
+    blocks = [layer for layer in model.blocks.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(blocks) == 7 * len(model.blocks)
+    assert all(
+        isinstance(layer, Linear) for layer in [*blocks, model.y_embedder.y_proj.fc1, model.y_embedder.y_proj.fc2]
+    )
+    assert linear is module.linear
