@@ -36,29 +36,29 @@ class Examples(NamedTuple):
 
 def examples_of(case: Case, text: Text, *, dtype: torch.dtype, device: torch.device, seed: int) -> Examples:
     """Those of a case: its batch, at its resolution."""
-    shape = (CHANNELS, case.resolution // STRIDE)
+    shape = (CHANNELS, case.resolution // STRIDE, case.resolution // STRIDE)
     return make_examples(case.batch, shape=shape, text=text, dtype=dtype, device=device, seed=seed)
 
 
 def make_examples(
-    count: int, *, shape: tuple[int, int], text: Text, dtype: torch.dtype, device: torch.device, seed: int
+    count: int, *, shape: tuple[int, int, int], text: Text, dtype: torch.dtype, device: torch.device, seed: int
 ) -> Examples:
-    """``count`` square latents of ``shape`` (C, H), captions of ``text.mean`` tokens on average, states in ``dtype``.
+    """``count`` latents of ``shape`` (C, H, W), captions of ``text.mean`` tokens on average, states in ``dtype``.
 
     Lengths are even between one and as far above the mean; their sum is the mean's to the token.
     """
     rng = torch.Generator().manual_seed(seed)
-    channels, side = shape
+    _, height, width = shape
     real = lengths(count, text, rng)  # (N,)
     cond = Conditioning(
         tokens=torch.randn(count, text.longest, text.dim, generator=rng).to(dtype),
         mask=torch.arange(text.longest) < real[:, None],
-        size=torch.full((count, 2), float(STRIDE * side)),
-        aspect_ratio=torch.ones(count, 1),
+        size=torch.tensor([[height, width]]).expand(count, 2) * float(STRIDE),
+        aspect_ratio=torch.full((count, 1), height / width),
     )
     return Examples(
-        torch.randn(count, channels, side, side, generator=rng).to(device),
-        torch.randn(count, channels, side, side, generator=rng).to(device),
+        torch.randn(count, *shape, generator=rng).to(device),
+        torch.randn(count, *shape, generator=rng).to(device),
         torch.rand(count, dtype=torch.float64, generator=rng).to(device),
         cond.to(device),
         int(real.sum()),

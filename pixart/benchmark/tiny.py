@@ -43,7 +43,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     device = pick(settings.device)
     cells = f"{settings.side} x {settings.side} cells"
     run.say(f"{settings.batch} pictures of {cells} on {device.type}, {torch.get_num_threads()} threads")
-    shape = (settings.channels, settings.side)
+    shape = (settings.channels, settings.side, settings.side)
     text, dtype = settings.text, torch.float32
     examples = make_examples(settings.batch, shape=shape, text=text, dtype=dtype, device=device, seed=run.seed)
     model = _model(settings).to(device)

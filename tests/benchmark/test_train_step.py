@@ -48,7 +48,7 @@ def test_a_peer_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
 
 def test_captions_of_mean_3_have_3_real_tokens_each_on_average():
     text = Text(dim=5, mean=3, longest=8)
-    made = make_examples(5, shape=(4, 4), text=text, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    made = make_examples(5, shape=(4, 4, 4), text=text, dtype=torch.float32, device=torch.device("cpu"), seed=0)
     assert made.cond.mask is not None
     assert made.cond.mask.sum() == made.text_tokens == 15
     assert made.cond.mask.any(dim=1).all()
@@ -79,7 +79,9 @@ def test_copies_are_counted_read_and_written():
 
 def test_all_suites_compose_and_their_settings_are_written_down():
     values = composed("suite=all")
-    assert {"data", "train_step", "sample", "attention", "memory", "tiny", "price"} == values["suites"].keys()
+    assert {"data", "train_step", "sample", "attention", "buckets", "memory", "tiny", "price"} == values[
+        "suites"
+    ].keys()
     json.dumps(values)
 
 

@@ -1,6 +1,9 @@
 """A run with compiled blocks: resumed, it makes the steps that it would have made unbroken."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from pixart.build.training import run_training
 from pixart.formats.snapshot import find_snapshot, read_snapshot
 from pixart.models.compiled import compile_blocks
 
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 QUIET = ["validate_every=0", "sample_every=0", "data.workers=0", "log_every=3", "checkpoint_every=3"]
 
 
@@ -36,6 +40,25 @@ def test_3_and_3_compiled_steps_are_6_to_the_bit_and_those_of_eager_to_1e_4(
     for name, tensor in unbroken.items():
         assert torch.equal(resumed[name], tensor), name
         torch.testing.assert_close(eager[name], tensor, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_2_and_4_steps_of_two_processes_that_compile_to_machine_code_are_6_of_one_to_the_bit(
+    tmp_path: Path, stage: int
+) -> None:
+    """Each compiles for itself, from an empty cache; stage 3 resumes with another bucket than it began with."""
+
+    def trained(name: str, cache: str, steps: int) -> dict[str, torch.Tensor]:
+        told = [f"+stage={stage}", *SMALL, *QUIET, "compile=true", f"steps={steps}", f"run_dir={tmp_path / name}"]
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / cache)}
+        subprocess.run([sys.executable, TRAIN, *told], check=True, env=environment, stdout=subprocess.DEVNULL)
+        return read_snapshot(find_snapshot(tmp_path / name)).tensors
+
+    unbroken = trained("unbroken", "first", 6)
+    trained("resumed", "second", 2)
+    resumed = trained("resumed", "third", 6)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
 
 
 @pytest.mark.parametrize(

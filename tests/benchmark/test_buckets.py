@@ -1,0 +1,23 @@
+"""The suite of buckets: a step at each of 40 sizes, and the graphs that they took."""
+
+from pathlib import Path
+
+from measuring import measured
+
+TINY = [
+    *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}", "backend=eager"),
+    *("cpu.batch=2", "cpu.depth=2"),
+]
+
+
+def test_all_40_sizes_share_1_graph_of_the_block(tmp_path: Path):
+    said: list[str] = []
+    figures = measured("buckets", tmp_path, *TINY, said=said)
+    graphs = figures["graphs of the block after 40 sizes"]
+    assert (graphs.value, graphs.target, graphs.met) == (1, "<= 2", True)
+    assert figures["sizes until the last of them was made"].value == 1
+    assert (
+        figures["compilation, all steps together"].value >= figures["compilation, the longest wait for one step"].value
+    )
+    assert figures["a step, compiled"].value > 0
+    assert said[-1] == "40 sizes around 256 px, 2 blocks, on cpu"
