@@ -1,6 +1,7 @@
 """Speed and memory, side by side with the peers: ``python tools/benchmark.py suite=data json=data.json``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,28 @@ class BenchmarkConfig(Section):
 
 
 def run(values: dict[str, Any]) -> None:
-    """Measure, print the table, and write the record where asked to."""
+    """Measure, write the record after each figure where asked to, and print the table of all that came about."""
     asked = parse(values, BenchmarkConfig)
-    from pixart.benchmark.record import as_markdown, record, write_record
+    from pixart.aside import write_atomically
+    from pixart.benchmark.record import Figure, as_markdown, record, write_record
     from pixart.benchmark.suites import run_suites
 
     scratch = None if asked.scratch is None else Path(asked.scratch)
-    figures = run_suites(asked.suites, rounds=asked.rounds, seed=asked.seed, scratch=scratch, say=say)
-    values = record(figures, values)
-    if asked.record is not None:
-        write_record(Path(asked.record), values)
-    if asked.table is not None:
-        Path(asked.table).write_text(as_markdown(values), encoding="utf-8")
-    print(as_markdown(values))
+    written: dict[str, Any] = {}
+
+    def keep(figures: Sequence[Figure]) -> None:
+        written.update(record(figures, values))
+        if asked.record is not None:
+            write_record(Path(asked.record), written)
+
+    try:
+        run_suites(asked.suites, rounds=asked.rounds, seed=asked.seed, scratch=scratch, say=say, keep=keep)
+    finally:
+        if written:
+            table = as_markdown(written)
+            if asked.table is not None:
+                write_atomically(Path(asked.table), table)
+            print(table)
 
 
 def say(line: str) -> None:

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,12 +50,10 @@ class Figure(NamedTuple):
 
 def record(figures: Iterable[Figure], settings: dict[str, Any]) -> dict[str, Any]:
     """The figures with all that is needed to measure them again."""
-    from pixart.training.run_directory import environment  # seconds, with all that it imports
-
     return {
         "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": environment(world_size=1, device=torch.device("cpu"))["commit"],
+        "commit": _commit(),
         "machine": machine(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "settings": settings,
@@ -115,6 +114,14 @@ def _verdict(figure: dict[str, Any]) -> str:
     return f"{figure['target']}: {'met' if figure['met'] else 'missed'}"
 
 
+@cache
+def _commit() -> Any:
+    from pixart.training.run_directory import environment  # seconds, with all that it imports
+
+    return environment(world_size=1, device=torch.device("cpu"))["commit"]
+
+
+@cache
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -131,6 +138,7 @@ def _driver() -> str:
     return "unknown driver" if found is None else found[0]
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -1,7 +1,7 @@
 """Suites of figures: each a module of this package with its ``Settings`` and ``measure``, and its values in YAML."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -36,17 +36,35 @@ def run_suites(
     seed: int,
     scratch: Path | None,
     say: Callable[[str], None],
+    keep: Callable[[Sequence[Figure]], object] = len,
 ) -> list[Figure]:
     """The figures of the suites ``chosen`` (name -> its settings), one suite after another.
 
     What they write lies under ``scratch`` (None: the system's folder for such things) and is deleted afterwards.
-    Raises ``ValueError`` naming a setting that is wrong, before anything is measured.
+    ``keep`` is given all figures so far after each new one: a machine that is lent for minutes may be gone at any time.
+
+    Raises ``ValueError`` naming a setting that is wrong, before anything is measured. A suite that fails is told of
+    and the others are measured; then its error is raised, or ``ValueError`` naming all of several.
     """
     found = [(name, import_module(f"pixart.benchmark.{name}")) for name in chosen]
     ready = [(name, suite, parse(dict(chosen[name]), suite.Settings)) for name, suite in found]
     figures: list[Figure] = []
+    failed: dict[str, Exception] = {}
     for name, suite, settings in ready:
         with tempfile.TemporaryDirectory(prefix="pixart-benchmark-", dir=scratch) as folder:
             say(f"suite {name}")
-            figures += suite.measure(settings, Run(rounds, seed, Path(folder), say, tuple(figures)))
+            try:
+                for figure in suite.measure(settings, Run(rounds, seed, Path(folder), say, tuple(figures))):
+                    figures.append(figure)
+                    keep(figures)
+            except Exception as error:  # noqa: BLE001 (whatever it is, it is raised once the others are measured)
+                say(f"suite {name} failed: {error!r}")
+                failed[name] = error
+    if len(failed) > 1:
+        told = "; ".join(f"{name}: {error!r}" for name, error in failed.items())
+        raise ValueError(f"{len(failed)} of {len(ready)} suites failed: {told}") from ExceptionGroup(
+            "suites", list(failed.values())
+        )
+    for only in failed.values():
+        raise only
     return figures

@@ -2,15 +2,20 @@
 
 import json
 import runpy
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from measuring import composed
 
+from pixart.benchmark import data, price, tiny
 from pixart.benchmark.latents import Made, _Official, write_official, write_shards_of
 from pixart.benchmark.pictures import examples_of
+from pixart.benchmark.record import Figure
 from pixart.benchmark.suites import run_suites
 from pixart.data.dataset import Cut
 from pixart.data.features import dequantised
@@ -63,3 +68,42 @@ def test_the_door_measures_the_suite_of_data_prints_the_table_and_writes_the_rec
 def test_a_wrong_setting_is_one_sentence_before_anything_is_measured():
     with pytest.raises(ValueError, match="side: input should be greater than 0, not 0"):
         run_suites({"data": {"side": 0}}, rounds=1, seed=0, scratch=None, say=lambda _: None)
+
+
+def test_suites_that_fail_are_told_of_after_the_others_and_what_was_measured_is_kept(monkeypatch, tmp_path):
+    def measure(*_: object) -> Iterator[Figure]:
+        yield Figure("price", "one", 1.0, "s")
+        raise RuntimeError("the device is gone")
+
+    for suite in (price, tiny):
+        monkeypatch.setattr(suite, "measure", measure)
+    monkeypatch.setattr(data, "measure", lambda *_: iter([Figure("data", "two", 2.0, "s")]))
+    kept: list[list[str]] = []
+    said: list[str] = []
+    told = {"rounds": 1, "seed": 0, "scratch": tmp_path, "say": said.append}
+    told["keep"] = lambda figures: kept.append([figure.name for figure in figures])
+    chosen = {name: composed(f"suite={name}")["suites"][name] for name in ("price", "data", "tiny")}
+    with pytest.raises(ValueError, match=r"2 of 3 suites failed: price: RuntimeError\('the device is gone'\); tiny: "):
+        run_suites(chosen, **told)
+    assert kept == [["one"], ["one", "two"], ["one", "two", "one"]]
+    assert said == [
+        *("suite price", "suite price failed: RuntimeError('the device is gone')", "suite data", "suite tiny"),
+        "suite tiny failed: RuntimeError('the device is gone')",
+    ]
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        run_suites({"price": chosen["price"]}, **told)
+
+
+def test_a_door_whose_suite_fails_leaves_the_record_and_the_table_of_what_it_measured(tmp_path):
+    files = [f"json={tmp_path}/some.json", f"table={tmp_path}/some.md", "suites.price.record=missing.json"]
+    rates = [
+        f"suites.tiny.{setting}" for setting in ("batch=4", "repeats=1", "shown=1", "model.dim=48", "model.depth=1")
+    ]
+    command = [sys.executable, ROOT / "tools" / "benchmark.py", "suite=[price,tiny]", "rounds=1"]
+    done = subprocess.run([*command, *files, *rates], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "missing.json is no record of tools/benchmark.py" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    names = [figure["name"] for figure in json.loads((tmp_path / "some.json").read_text())["figures"]]
+    assert "step: ours images_per_second" in names
+    assert all(name in (tmp_path / "some.md").read_text() and name in done.stdout for name in names)
