@@ -41,8 +41,8 @@ def options_of(asked: SampleConfig, interval: tuple[float, float] | None) -> dic
     """What else changes a picture and has no place of its own in ``results.jsonl``, where it is not as usual."""
     usual = {"guidance_channels": "all", "guidance_every": 1, "binning": "none"}
     options = {**asked.model_dump(include=OPTIONS), "guidance_interval": interval}
-    if asked.autoguidance is None:
-        del options["autoguidance_scale"]
+    if asked.autoguidance is not None:
+        options["autoguidance_scale"] = asked.autoguidance_scale_for(asked.autoguidance)
     return {
         key: value for key, value in options.items()
         if value is not None and value is not False and value != usual.get(key)
@@ -85,7 +85,7 @@ def sample(values: dict[str, Any]) -> None:
         **how._asdict(),
         guidance_channels=asked.guidance_channels,
         guidance_every=asked.guidance_every,
-        autoguidance_scale=1.0 if asked.autoguidance is None else asked.autoguidance_scale,
+        autoguidance_scale=asked.autoguidance_scale_for(asked.autoguidance),
         decode_batch=1 if asked.low_memory else asked.decode_batch,
         batch_size=1 if asked.low_memory else asked.batch_size,
         binning=asked.binning,

@@ -34,6 +34,7 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
 Above0 = Annotated[float, Field(gt=0), Number]
 Size = tuple[Positive, Positive]  # height, width in pixels
 Precision = Literal["fp32", "bf16", "fp16"]
+Float8 = Literal["none", "rowwise", "tensorwise"]
 Scheduler = Literal[
     "dpm_solver", "dpm_solver_logsnr", "dpm_solver_official", "ddim", "ddpm", "iddpm", "sa_solver", "euler"
 ]  # fmt: skip
@@ -50,7 +51,7 @@ FREE_ON_RESUME = frozenset({
 })  # fmt: skip
 
 # What runs did that were made before there were these keys: saying it now changes neither a run nor its directory.
-UNSAID = {"compile": False, "optimizer.lr_decay": "none", "autoencoder.posterior": "drawn"}
+UNSAID = {"compile": False, "float8": "none", "optimizer.lr_decay": "none", "autoencoder.posterior": "drawn"}
 
 
 class Section(BaseModel):
@@ -260,6 +261,7 @@ class Config(Section):
     tf32: bool
     deterministic: bool
     compile: bool
+    float8: Float8
     log_every: Positive
     validate_every: Cadence
     sample_every: Cadence
@@ -339,10 +341,26 @@ class Draw(Section):
     num_inference_steps: Positive | None
     guidance_scale: Rate | None
     guidance_interval: tuple[Share, Share] | None
-    autoguidance_scale: Rate
+    autoguidance: str | dict[str, str] | None
+    autoguidance_scale: Rate | None
     batch_size: Positive
     precision: Precision | None
     compile: bool
+
+    @model_validator(mode="after")
+    def _scale_needs_weights(self) -> Self:
+        if self.autoguidance_scale is not None and self.autoguidance is None:
+            raise ValueError(
+                f"autoguidance_scale={self.autoguidance_scale:g} leads away from nothing: give autoguidance=…, the "
+                "weights that know less, or leave it out"
+            )
+        return self
+
+    def autoguidance_scale_for(self, worse: str | None) -> float:
+        """``autoguidance_scale`` as a sampler takes it, 1 where there are no weights that know less."""
+        if worse is None:
+            return 1.0
+        return 2.0 if self.autoguidance_scale is None else self.autoguidance_scale
 
 
 class SampleConfig(Draw):

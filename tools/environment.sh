@@ -18,5 +18,19 @@ make_environment() {
   echo "$wanted" >"$stamp"
 }
 
+# Packages of one file in a folder of their own, for those who put it on PYTHONPATH.
+install_beside() {
+  local wanted
+  wanted=$(cat "$1" | cksum)
+  if [ -f "$2/.installed" ] && [ "$(cat "$2/.installed")" = "$wanted" ]; then return; fi
+  rm -rf "$2"
+  if command -v uv >/dev/null 2>&1; then
+    uv pip install --quiet --compile-bytecode --no-deps --python .venv/bin/python --target "$2" -r "$1" || return 1
+  else
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$2" -r "$1" || return 1
+  fi
+  echo "$wanted" >"$2/.installed"
+}
+
 make_environment "$@"
 . .venv/bin/activate

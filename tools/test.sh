@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh requirements.txt tests/requirements.txt
+install_beside tests/requirements_float8.txt .venv/float8 || echo "no torchao: its tests are skipped"
 
 ruff format --check --quiet .
 ruff check --quiet .

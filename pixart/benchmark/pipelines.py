@@ -53,9 +53,9 @@ def compared(
     times = interleaved(contenders, rounds=run.rounds, seed=run.seed)
     for contender in contenders:
         yield Figure.spread(SUITE, f"{name}: {contender} pictures_per_second", times.rate(contender), "pictures/s")
-    for contender, prefix in OURS.items():
+    for contender in (ours for ours in OURS if ours in contenders):
         for peer in {*PEERS} & contenders.keys():
-            key = f"{prefix}ratio_vs_{peer}"
+            key = f"{OURS[contender]}ratio_vs_{peer}"
             ratio = Spread.of(times.clock[contender] / times.clock[peer])
             yield Figure.spread(SUITE, f"{name}: {key}", ratio, "of its time", targets.get(f"pipeline_{key}"))
 

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 from pixart.benchmark.record import Figure
 from pixart.benchmark.timing import Spread, Times
 
-OURS = {"ours_compiled": "", "ours": "plain_"}  # contender -> what its ratios' names begin with
+OURS = {
+    "ours_compiled": "",
+    "ours": "plain_",
+    "ours_float8": "float8_",
+}  # contender -> what its ratios' names begin with
 PEERS = ("eager", "compiled")
 CEILING = "matmul"  # the contender that does the layers' products alone
 

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NamedTuple, Protocol
 
 from pixart.benchmark.record import Figure
@@ -36,7 +37,7 @@ def run_suites(
     seed: int,
     scratch: Path | None,
     say: Callable[[str], None],
-    keep: Callable[[Sequence[Figure]], object] = len,
+    keep: Callable[[Sequence[Figure]], None] = lambda _: None,
 ) -> list[Figure]:
     """The figures of the suites ``chosen`` (name -> its settings), one suite after another.
 
@@ -60,6 +61,7 @@ def run_suites(
             except Exception as error:  # noqa: BLE001 (whatever it is, it is raised once the others are measured)
                 say(f"suite {name} failed: {error!r}")
                 failed[name] = error
+                clear_frames(error.__traceback__)  # which would hold its models while the next suite is measured
     if len(failed) > 1:
         told = "; ".join(f"{name}: {error!r}" for name, error in failed.items())
         raise ValueError(f"{len(failed)} of {len(ready)} suites failed: {told}") from ExceptionGroup(

@@ -15,15 +15,18 @@ from pixart.benchmark.speed import CEILING, Speed
 from pixart.benchmark.step import TrainingStep, adamw
 from pixart.benchmark.suites import Run
 from pixart.benchmark.timing import Contender, interleaved
-from pixart.config import GaussianObjective, Model, Positive, Section
+from pixart.config import Float8, GaussianObjective, Model, Positive, Section
 from pixart.diffusion.gaussian import Gaussian
 from pixart.models.dit import PixArt
+from pixart.models.float8 import check_float8, use_float8
 from pixart.models.flops import products, training_flops
 from pixart.training.work import peak_tflops
 
 SUITE = "train_step"
 
 _AGREEMENT = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 1e-2}  # of the losses, relative
+_ROUNDED = 3e-2  # with float8 among them
+FLOAT8 = "ours_float8"
 
 
 class OnEach(Section):
@@ -42,6 +45,7 @@ class Settings(Section):
     text: Text
     optimizer: OnEach
     compilation: Compilation
+    float8: Float8
     copy_mib: Positive
     cpu: dict[str, Case]
     cuda: dict[str, Case]
@@ -50,6 +54,8 @@ class Settings(Section):
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Every case of the device, and how fast it copies."""
     device = pick(settings.device)
+    for case in on(device, settings.cpu, settings.cuda).values():
+        check_float8(settings.float8, device, precision=precision_on(device, case.precision))
     for name, case in on(device, settings.cpu, settings.cuda).items():
         yield from _case(settings, case, run, name, device)
     copied = copy_rate(settings.copy_mib, rounds=run.rounds, device=device)
@@ -64,7 +70,11 @@ def _case(settings: Settings, case: Case, run: Run, name: str, device: torch.dev
     steps = _steps(settings, case, model, examples, precision)
     fitting: dict[str, TrainingStep] = {}
     for contender, seconds in tried(
-        steps, TrainingStep.step, tolerance=_AGREEMENT[precision], device=device, say=run.say
+        steps,
+        TrainingStep.step,
+        tolerance=max(_AGREEMENT[precision], _ROUNDED if FLOAT8 in steps else 0.0),
+        device=device,
+        say=run.say,
     ):
         fitting[contender] = steps[contender]
         yield Figure(SUITE, f"{name}: {contender} first_step", seconds, "s, compilation included")
@@ -84,6 +94,9 @@ def _steps(
     compiled, peer_compiled = twin(model), twin(peer)
     compile_ours(compiled, settings.compilation)
     compile_theirs(peer_compiled, settings.compilation)
+    contenders = {"eager": peer, "compiled": peer_compiled, "ours": model, "ours_compiled": compiled}
+    if settings.float8 != "none":
+        contenders[FLOAT8] = _in_float8(settings, model)
     update = on(examples.x0.device, settings.optimizer.cpu, settings.optimizer.cuda)
     optimizers = [adamw(one) if update else None for one in (model, peer)]
     return {
@@ -96,8 +109,16 @@ def _steps(
             precision=precision,
             repeats=case.repeats,
         )
-        for name, one in {"eager": peer, "compiled": peer_compiled, "ours": model, "ours_compiled": compiled}.items()
+        for name, one in contenders.items()
     }
+
+
+def _in_float8(settings: Settings, model: PixArt) -> PixArt:
+    """The same weights, compiled too."""
+    made, device = twin(model), next(model.parameters()).device
+    use_float8(made, device, recipe=settings.float8)
+    compile_ours(made, settings.compilation)
+    return made
 
 
 def _timed(

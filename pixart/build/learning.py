@@ -10,6 +10,7 @@ from pixart.encoders.autoencoder import LatentSpace
 from pixart.encoders.text import TextEncoder
 from pixart.models.compiled import compile_blocks
 from pixart.models.dit import PixArt
+from pixart.models.float8 import use_float8
 from pixart.training.ema import Ema
 from pixart.training.faults import Faults
 from pixart.training.guard import Guard
@@ -71,6 +72,7 @@ def _prepare(
     config: Config, accelerator: Accelerator, sharding: Sharding, bare: PixArt
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     section = config.optimizer
+    use_float8(bare, accelerator.device, recipe=config.float8)
     if config.compile:
         compile_blocks(bare, accelerator.device)
     # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make

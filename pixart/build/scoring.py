@@ -41,7 +41,7 @@ def score_alignment(name: str, asked: EvaluateConfig, grid: Path | None) -> dict
         sizes=[sizes[i % len(sizes)] for i in range(len(wanted))],
         **habits.unless(asked)._asdict(),
         guidance_channels="all",
-        autoguidance_scale=1.0 if worse is None else asked.autoguidance_scale,
+        autoguidance_scale=asked.autoguidance_scale_for(worse),
         batch_size=asked.batch_size,
     )
     if grid is not None:

@@ -20,6 +20,7 @@ from pixart.formats.handoff import hand_off
 from pixart.formats.positions import Told
 from pixart.formats.table import format_table
 from pixart.models.dit import PixArt
+from pixart.models.float8 import check_float8
 from pixart.training.log import Display
 from pixart.training.loop import Learner, fit
 from pixart.training.processes.launch import launched, told_by_first
@@ -118,6 +119,7 @@ def _assemble(
     display: Display,
     signals: Signals,
 ) -> tuple[Learner, Upkeep, RunData]:
+    check_float8(config.float8, accelerator.device, precision=config.precision)
     start = None
     if config.init_from is not None and not directory.has_checkpoint:
         start = _read_start(config, config.init_from)  # first: the likeliest mistake is a wrong path

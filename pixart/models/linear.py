@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-NARROWEST = 384  # features on either side from which oneDNN has been measured to be faster
+NARROWEST = 384  # features on both sides from which oneDNN has been measured to be faster
 OPERATOR = "pixart::linear"
 
 
@@ -32,10 +32,10 @@ ONEDNN = _onednn()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x`` (..., K), ``weight`` (N, K) with any strides, ``bias`` (N,) or None -> (..., N), contiguous."""
+    """``x`` (..., K), ``weight`` (N, K), ``bias`` (N,) or None, all with any strides -> (..., N), contiguous."""
     if ONEDNN is None or not x.numel():
         return F.linear(x, weight, bias)
-    return ONEDNN(_dense(x), _dense(weight), bias, "none", [], "")
+    return ONEDNN(_dense(x), _dense(weight), None if bias is None else bias.contiguous(), "none", [], "")
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -58,10 +58,14 @@ class Product(torch.autograd.Function):
     """``F.linear`` in float32 on the CPU, with gradients of any order."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``x`` (..., K), ``weight`` (N, K) with any strides, ``bias`` (N,) or None -> (..., N), contiguous."""
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``x`` (..., K), ``weight`` (N, K), ``bias`` (N,) or None -> (..., N), contiguous."""
         return torch.ops.pixart.linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 (torch names it)
+        """Keep what the gradients are made of."""
+        ctx.save_for_backward(inputs[0], inputs[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -16,7 +16,7 @@ CHECKPOINTING: tuple[str, ...] = get_args(Checkpointing)
 DEAR = frozenset({OPERATOR}) | frozenset(
     f"aten::{name}"
     for name in (
-        "mm", "addmm", "bmm", "baddbmm", "linear", "convolution",
+        "mm", "addmm", "_scaled_mm", "bmm", "baddbmm", "linear", "convolution",
         "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
         "_scaled_dot_product_fused_attention_overrideable",

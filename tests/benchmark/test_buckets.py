@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from measuring import measured
+
+from pixart.benchmark import buckets
 
 TINY = [
     *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}", "backend=eager"),
@@ -21,3 +24,9 @@ def test_all_40_sizes_share_1_graph_of_the_block(tmp_path: Path):
     )
     assert figures["a step, compiled"].value > 0
     assert said[-1] == "40 sizes around 256 px, 2 blocks, on cpu"
+
+
+def test_without_a_compiler_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(buckets, "missing_compiler", lambda _: "there is no C++ compiler")
+    with pytest.raises(ValueError, match=r"suite buckets compiles, and there is no C\+\+ compiler; or set suites"):
+        measured("buckets", tmp_path, *[each for each in TINY if not each.startswith("backend")])

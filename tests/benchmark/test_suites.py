@@ -1,9 +1,11 @@
 """The suite of data in miniature: everything it measures is measured on equal content."""
 
+import gc
 import json
 import runpy
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +73,16 @@ def test_a_wrong_setting_is_one_sentence_before_anything_is_measured():
 
 
 def test_suites_that_fail_are_told_of_after_the_others_and_what_was_measured_is_kept(monkeypatch, tmp_path):
+    class Model:
+        pass
+
+    made: list[weakref.ref[Model]] = []
+
     def measure(*_: object) -> Iterator[Figure]:
+        gc.collect()
+        assert all(found() is None for found in made)  # of a suite that failed nothing is in memory
+        model = Model()
+        made.append(weakref.ref(model))
         yield Figure("price", "one", 1.0, "s")
         raise RuntimeError("the device is gone")
 

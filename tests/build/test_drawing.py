@@ -190,7 +190,7 @@ def test_pictures_are_scored_at_the_sizes_asked_for_by_name_and_else_at_those_of
         **{"weights": {"a": weights, "b": weights}, "json": None, "images": None, "per_task": 1, "seed": 0},
         **{"scheduler": None, "num_inference_steps": 1, "guidance_scale": 1.0, "batch_size": 8, "precision": None},
         **{"started": None, "compile": False, "sizes": {"b": [[24, 48]]}, "guidance_interval": None},
-        **{"autoguidance": None, "autoguidance_scale": 2.0},
+        **{"autoguidance": None, "autoguidance_scale": None},
     }
     config = parse(asked, EvaluateConfig)
     for name in ("a", "b"):
@@ -268,3 +268,10 @@ def test_the_options_on_record_are_those_that_were_given_and_matter() -> None:
         **told,
         "guidance_interval": (0, 0.7),
     }
+    assert door["options_of"](parse({**asked, "autoguidance": "v"}, SampleConfig), None)["autoguidance_scale"] == 2
+    nobody = {"weights": "w", "autoguidance": {}, "autoguidance_scale": 3.0}  # as the quickstart where there are none
+    assert parse({**composed(name="evaluate"), **nobody}, EvaluateConfig).autoguidance_scale_for(None) == 1
+    with pytest.raises(
+        ValueError, match="autoguidance_scale=3 leads away from nothing: give autoguidance=…, the weights"
+    ):
+        parse({**asked, "autoguidance_scale": 3.0}, SampleConfig)

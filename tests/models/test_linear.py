@@ -66,6 +66,8 @@ def test_a_gradient_of_no_memory_of_its_own_is_taken():
 
 def test_inputs_of_no_memory_of_their_own_are_taken():
     x, weight = torch.randn(1, 7).expand(3, 7), torch.randn(1, 1).expand(4, 7)
+    bias = torch.randn(4, 2)[:, 0]
+    torch.testing.assert_close(module.product(x, weight, bias), F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(
         gradients(module.product, x, weight, None), gradients(F.linear, x, weight, None), strict=True
     ):
@@ -81,6 +83,15 @@ def test_gradients_of_gradients_are_torch_s():
         found.append(torch.autograd.grad(first.square().sum(), [a, b]))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_functional_gradients_are_torch_s():
+    x, weight = torch.randn(3, 5), torch.randn(4, 5)
+    ours, theirs = (
+        torch.func.grad(lambda w, f=function: f(x, w, None).pow(2).sum())(weight)
+        for function in (module.product, F.linear)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_that_do_not_learn_get_no_gradient(asked):
