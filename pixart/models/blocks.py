@@ -60,13 +60,19 @@ class PixArtBlock(nn.Module):
     def modulation(self, t: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of the attention, then of the MLP, each (N, 1, D).
 
-        ``t`` is the modulation shared by all blocks, (N, 6, D), or the time vector, (N, D), if the block has its own.
+        ``t`` is the modulation shared by all blocks, (N, 6, D). A block that has its own takes the time vector, (N, D),
+        or what ``own_rows`` made of it.
         """
         if self.scale_shift_table is not None:
             return (self.scale_shift_table + t).chunk(6, dim=1)
+        return (t if t.ndim == 3 else self.own_rows(t)).chunk(6, dim=1)
+
+    def own_rows(self, vector: Tensor) -> Tensor:
+        """The block's own modulation, time vector (N, D) -> (N, 6, D); ``forward`` takes it in place of the vector."""
         assert self.adaLN_modulation is not None
-        with as_given(t.device):
-            return self.adaLN_modulation(t).unflatten(1, (6, -1)).chunk(6, dim=1)
+        with as_given(vector.device):
+            rows: Tensor = self.adaLN_modulation(vector).unflatten(1, (6, -1))
+        return rows
 
     def keys_values(self, text: Text | None) -> KeysValues | None:
         """What the block looks at in ``text``; ``forward`` takes it in place of that."""

@@ -118,8 +118,8 @@ class PixArt(nn.Module):
             x = self.x_embedder(x_t.to(dtype)) + self.positions(h, w, x_t.device).to(dtype)  # (N, T, D)
             x = x.contiguous()  # as it leaves a block: compiled, the first is not to be a graph of its own
         told = self.tell(t, cond, h * w) if isinstance(cond, Conditioning) else cond
-        for block, text in zip(self.blocks, told.texts, strict=True):
-            x = block(x, told.modulation, text)  # (N, T, D)
+        for block, modulation, text in zip(self.blocks, told.modulations, told.texts, strict=True):
+            x = block(x, modulation, text)  # (N, T, D)
         with as_given(x.device):
             x = self.final_layer(x, told.vector)  # (N, T, P * P * out)
         return self.unpatchify(x, h, w).float()  # (N, out, H, W)
@@ -135,23 +135,28 @@ class PixArt(nn.Module):
         with as_given(t.device):
             vector = self.embed_time(t, cond)  # (N, D)
             modulation = self.shared_modulation(vector)  # (N, 6, D) or (N, D)
-        return Told(vector, modulation, (self.embed_text(cond, queries),) * len(self.blocks))
+        count = len(self.blocks)
+        return Told(vector, (modulation,) * count, (self.embed_text(cond, queries),) * count)
 
     def prepare(self, cond: Conditioning, times: Tensor, size: tuple[int, int]) -> Prepared:
         """What is the same at every step of drawing N latents of ``size`` H x W, for ``times`` (K,) of a schedule.
 
         ``forward`` takes ``prepared.at(step)`` in place of ``cond``. A prompt of L tokens holds 2 * L * D numbers a
-        block: 31 MB of float32 for 120 tokens and XL/2, half under autocast, and so does the null beside it.
+        block: 31 MB of float32 for 120 tokens and XL/2, half under autocast, and so does the null beside it. A block
+        that has a modulation of its own holds 6 * D numbers for each time and row.
         """
         rows, every = at_each(cond, len(times))
         t = times.to(self.x_embedder.proj.weight.device).repeat_interleave(rows)  # (K * N,)
         h, w = self.grid(*size)
         with as_given(t.device):
             vectors = self.embed_time(t, every)  # (K * N, D)
-            modulations = self.shared_modulation(vectors)
+            shared = None if self.t_block is None else self.shared_modulation(vectors)
         text, blocks = self.embed_text(cond, h * w), cast(Iterable[PixArtBlock], self.blocks)
+        modulations = (block.own_rows(vectors) if shared is None else shared for block in blocks)
         texts = tuple(block.keys_values(text) for block in blocks)
-        return Prepared(vectors.unflatten(0, (-1, rows)), modulations.unflatten(0, (-1, rows)), texts)
+        return Prepared(
+            vectors.unflatten(0, (-1, rows)), tuple(each.unflatten(0, (-1, rows)) for each in modulations), texts
+        )
 
     def embed_time(self, t: Tensor, cond: Conditioning) -> Tensor:
         """Timesteps (N,), and with them the label and the size of the image, as one vector (N, D)."""

@@ -12,7 +12,7 @@ class Told(NamedTuple):
     """What was said about N images at one time each; ``PixArt`` takes it in place of a ``Conditioning`` and times."""
 
     vector: Tensor  # (N, D), or (1, D) where all are told the same
-    modulation: Tensor  # (N, 6, D) shared by all blocks, or the vector for blocks that have their own
+    modulations: tuple[Tensor, ...]  # for each block: (N, 6, D), or the vector for one that makes its own of it
     texts: tuple[Text | KeysValues | None, ...]  # the captions, one for each block
 
 
@@ -20,12 +20,12 @@ class Prepared(NamedTuple):
     """The same for all K times of a schedule: ``prepared.at(step)`` is what the model is told there."""
 
     vectors: Tensor  # (K, N, D)
-    modulations: Tensor  # (K, N, 6, D) or the vectors
+    modulations: tuple[Tensor, ...]  # (K, N, 6, D) for each block
     texts: tuple[KeysValues | None, ...]
 
     def at(self, step: int) -> Told:
         """What is told at the time number ``step``, counted from 0."""
-        return Told(self.vectors[step], self.modulations[step], self.texts)
+        return Told(self.vectors[step], tuple(each[step] for each in self.modulations), self.texts)
 
 
 def at_each(cond: Conditioning, count: int) -> tuple[int, Conditioning]:

@@ -42,6 +42,16 @@ def test_a_prepared_prompt_holds_2_numbers_a_block_token_and_channel(small, capt
     assert sum(tensor.untyped_storage().nbytes() for tensor in held.values()) == 2 * 2 * 6 * 2 * 48 * 4  # 2 prompts
 
 
+def test_in_4_steps_each_block_s_own_modulation_is_made_once(small, captioned):
+    model: PixArt = small(adaln="per_block")
+    calls = []
+    for block in model.blocks:
+        block.adaLN_modulation.register_forward_hook(lambda *told: calls.append(len(told[2])))
+    drawn(InPrecision(model, torch.device("cpu"), "fp32"), captioned)
+    assert len(calls) == len(model.blocks)
+    assert min(calls) >= 4  # every time of the schedule
+
+
 def drawn(denoiser, captioned: Conditioning, **changes) -> torch.Tensor:
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     null = captioned._replace(tokens=torch.zeros(2, 1, 20), mask=torch.ones(2, 1, dtype=torch.bool))
