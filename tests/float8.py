@@ -9,6 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from measuring import measured
 from miniature import Silent, small
 from torch import Tensor
 
@@ -70,6 +71,13 @@ def sizes() -> str:
     return ""
 
 
+def benchmark(folder: Path) -> dict[str, float]:
+    tiny = ["device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:16,mean:3,longest:6}", "copy_mib=1"]
+    case = ["compilation.backend=eager", *(f"cpu.two_blocks.{key}" for key in ("resolution=32", "depth=2", "batch=2"))]
+    figures = measured("train_step", folder, *tiny, *case, "float8=tensorwise")
+    return {name: figure.value for name, figure in figures.items() if "float8" in name}
+
+
 def runs(folder: Path) -> dict[str, object]:
     def weights(name: str, *steps: int, recipe: str = "rowwise") -> dict[str, Tensor]:
         for step in steps:
@@ -93,4 +101,9 @@ def runs(folder: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     told = {recipe: models(recipe) for recipe in ("rowwise", "tensorwise")}
-    sys.stdout.write("\n" + json.dumps({**told, "sizes": sizes(), "runs": runs(Path(sys.argv[1]))}))
+    sys.stdout.write(
+        "\n"
+        + json.dumps(
+            {**told, "sizes": sizes(), "runs": runs(Path(sys.argv[1])), "benchmark": benchmark(Path(sys.argv[1]))}
+        )
+    )

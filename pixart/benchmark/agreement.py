@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -16,13 +17,14 @@ def tried(
     once: Callable[[C], torch.Tensor],
     *,
     tolerance: float,
+    rounded: Mapping[str, float] = MappingProxyType({}),
     device: torch.device,
     say: Callable[[str], None],
 ) -> Iterator[tuple[str, float]]:
     """(name, seconds of its first time, compilation included) of every contender that fits the device's memory.
 
     ``once(contender)`` is its result; ``ValueError`` where it is not that of the first one to ``tolerance`` of the
-    largest value.
+    largest value, or to what ``rounded`` has for it.
     """
     expected: torch.Tensor | None = None
     for name, contender in contenders.items():
@@ -37,6 +39,6 @@ def tried(
         seconds = time.perf_counter() - began
         expected = result if expected is None else expected
         apart = float((result - expected).abs().max() / expected.abs().max())
-        if not apart <= tolerance:
+        if not apart <= rounded.get(name, tolerance):
             raise ValueError(f"{name} computes something else: {apart:.2g} of the largest value apart")
         yield name, seconds

@@ -25,7 +25,7 @@ from pixart.training.work import peak_tflops
 SUITE = "train_step"
 
 _AGREEMENT = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 1e-2}  # of the losses, relative
-_ROUNDED = 3e-2  # with float8 among them
+_ROUNDED = 3e-2
 FLOAT8 = "ours_float8"
 
 
@@ -72,7 +72,8 @@ def _case(settings: Settings, case: Case, run: Run, name: str, device: torch.dev
     for contender, seconds in tried(
         steps,
         TrainingStep.step,
-        tolerance=max(_AGREEMENT[precision], _ROUNDED if FLOAT8 in steps else 0.0),
+        tolerance=_AGREEMENT[precision],
+        rounded={FLOAT8: _ROUNDED},
         device=device,
         say=run.say,
     ):

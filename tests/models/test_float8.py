@@ -36,6 +36,8 @@ def test_layers_over_image_tokens_multiply_in_float8_and_a_run_resumes_to_the_bi
     assert told["sizes"].startswith(
         "float8=rowwise needs sizes that are multiples of 16, and a block's attn.qkv has 40 x"
     )
+    assert told["benchmark"]["two_blocks: float8_ratio_vs_eager"] > 0
+    assert told["benchmark"]["two_blocks: ours_float8 images_per_second"] > 0
     assert told["runs"]["resumed"]
     assert not told["runs"]["plain"]
     assert "float8 (was rowwise, is none)" in told["runs"]["refused"]
