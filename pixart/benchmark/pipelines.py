@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from pixart.benchmark.device import settle
 from pixart.benchmark.examples import CHANNELS, Text
 from pixart.benchmark.record import Figure
-from pixart.benchmark.speed import OURS, PEERS
+from pixart.benchmark.speed import ratios
 from pixart.benchmark.suites import Run
 from pixart.benchmark.timing import Contender, Spread, interleaved
 from pixart.config import Positive, Section
@@ -53,11 +53,9 @@ def compared(
     times = interleaved(contenders, rounds=run.rounds, seed=run.seed)
     for contender in contenders:
         yield Figure.spread(SUITE, f"{name}: {contender} pictures_per_second", times.rate(contender), "pictures/s")
-    for contender in (ours for ours in OURS if ours in contenders):
-        for peer in {*PEERS} & contenders.keys():
-            key = f"{OURS[contender]}ratio_vs_{peer}"
-            ratio = Spread.of(times.clock[contender] / times.clock[peer])
-            yield Figure.spread(SUITE, f"{name}: {key}", ratio, "of its time", targets.get(f"pipeline_{key}"))
+    for key, ratio in ratios(times):
+        target = targets.get(f"pipeline_{key}")
+        yield Figure.spread(SUITE, f"{name}: {key}", Spread.of(ratio), "of its time", target)
 
 
 def write_encoders(folder: Path, encoders: Encoders, text: Text) -> None:

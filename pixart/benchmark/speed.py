@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 from pixart.benchmark.record import Figure
 from pixart.benchmark.timing import Spread, Times
 
-OURS = {
-    "ours_compiled": "",
-    "ours": "plain_",
-    "ours_float8": "float8_",
-}  # contender -> what its ratios' names begin with
+FLOAT8 = "ours_float8"
+OURS = {"ours_compiled": "", "ours": "plain_", FLOAT8: "float8_"}  # contender -> what its ratios' names begin with
 PEERS = ("eager", "compiled")
 CEILING = "matmul"  # the contender that does the layers' products alone
+
+
+def ratios(times: Times) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """(name, seconds of ours over seconds of the peer's in each round), for each pair that was timed."""
+    for name, prefix in OURS.items():
+        for peer in PEERS:
+            if {name, peer} <= times.clock.keys():
+                yield f"{prefix}ratio_vs_{peer}", times.clock[name] / times.clock[peer]
 
 
 class Speed(NamedTuple):
@@ -38,11 +43,8 @@ class Speed(NamedTuple):
         for name, seconds in self.times.clock.items():
             if name != CEILING:
                 yield from self._alone(name, seconds, ceiling)
-        for name, prefix in OURS.items():
-            for peer in PEERS:
-                if {name, peer} <= self.times.clock.keys():
-                    ratio = self.times.clock[name] / self.times.clock[peer]
-                    yield self._figure(f"{prefix}ratio_vs_{peer}", ratio, "of its time")
+        for key, ratio in ratios(self.times):
+            yield self._figure(key, ratio, "of its time")
 
     def _alone(self, name: str, seconds: NDArray[np.float64], ceiling: NDArray[np.float64]) -> Iterator[Figure]:
         tflops = self.flops / 1e12 / seconds

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pixart.models import linear as module
-from pixart.models.linear import Linear, linear, make_mlp
+from pixart.models.linear import Linear, make_mlp
 
 WIDE = 384
 
@@ -154,4 +154,3 @@ def test_a_model_s_wide_layers_are_all_of_this_kind(small):
     assert all(
         isinstance(layer, Linear) for layer in [*blocks, model.y_embedder.y_proj.fc1, model.y_embedder.y_proj.fc2]
     )
-    assert linear is module.linear
