@@ -116,27 +116,40 @@ BACKENDS = {
 }
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def usable(name: str, device_type: str) -> str:
     """``name``, or "sdpa" and one line in the log where that backend cannot run on this kind of device."""
-    if name != "xformers":
+    return name if name == "sdpa" else _usable(name, device_type)
+
+
+@cache
+def _usable(name: str, device_type: str) -> str:
+    if (lacking := _missing_xformers(device_type)) is None:
         return name
-    reason = "it has no kernels outside CUDA"
-    if device_type == "cuda":
-        logging.getLogger("xformers").setLevel(logging.ERROR)  # it warns at length about kernels that we do not use
-        try:
-            import xformers.ops  # noqa: F401
-        except (ImportError, OSError) as error:
-            reason = str(error)
-        else:
-            return name
-    logger.warning("attention=xformers cannot run on %s (%s): using sdpa", device_type, reason)
+    logger.warning("attention=%s cannot run on %s (%s): using sdpa", name, device_type, lacking)
     return "sdpa"
+
+
+def _missing_xformers(device_type: str) -> str | None:
+    """Why it cannot run there, None where it can; it imports without its kernels too, so it is asked to compute."""
+    if device_type != "cuda":
+        return "it has no kernels outside CUDA"
+    logging.getLogger("xformers").setLevel(logging.ERROR)  # it warns at length about kernels that we do not use
+    try:
+        _try_xformers(device_type)
+    except (ImportError, OSError, NotImplementedError) as error:
+        return str(error).splitlines()[0].rstrip(":")
+    return None
+
+
+def _try_xformers(device_type: str) -> None:
+    q = torch.zeros(1, 16, 1, 64, dtype=torch.float16, device=device_type)
+    _xformers(q, q, q, _prepare_xformers(torch.ones(1, 16, dtype=torch.bool, device=device_type), 16, None))
 
 
 def choose(name: str, device: torch.device) -> Backend:
     """The backend of that name, or the portable one where it cannot run on ``device``."""
-    return BACKENDS[name if name == "sdpa" else usable(name, device.type)]
+    return BACKENDS[usable(name, device.type)]
 
 
 class SelfAttention(nn.Module):

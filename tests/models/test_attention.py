@@ -100,7 +100,7 @@ def test_every_backend_agrees_with_plain_attention_on_cuda_to_2e_2_in_half_preci
 
 
 def test_xformers_without_cuda_becomes_sdpa_with_1_log_line(small, randomise, captioned, x_t, t, caplog):
-    usable.cache_clear()
+    attention._usable.cache_clear()
     sdpa, xformers = randomise(small()), randomise(small(attention="xformers"))
     with caplog.at_level(logging.WARNING, logger=attention.__name__):
         outputs = [xformers(x_t, t, captioned) for _ in range(2)]
@@ -108,6 +108,20 @@ def test_xformers_without_cuda_becomes_sdpa_with_1_log_line(small, randomise, ca
     assert len(caplog.records) == 1
     assert "using sdpa" in caplog.text
     assert choose("xformers", torch.device("cpu")) is BACKENDS["sdpa"]
+
+
+def test_xformers_that_imports_without_its_kernels_becomes_sdpa_on_a_gpu_too(monkeypatch, caplog):
+    def lacking(_: str) -> None:
+        raise NotImplementedError("No operator found for these inputs:\n    query: fp16")
+
+    monkeypatch.setattr(attention, "_try_xformers", lacking)
+    attention._usable.cache_clear()
+    with caplog.at_level(logging.WARNING, logger=attention.__name__):
+        assert usable("xformers", "cuda") == "sdpa"
+    attention._usable.cache_clear()
+    assert [record.message for record in caplog.records] == [
+        "attention=xformers cannot run on cuda (No operator found for these inputs): using sdpa"
+    ]
 
 
 def test_fp32_attention_stays_in_float32_under_autocast(monkeypatch):
