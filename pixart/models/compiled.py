@@ -1,22 +1,32 @@
-"""Compilation of the blocks: one graph for all of them and for every size, made when the first one runs."""
+"""Compilation of the blocks: one graph for all of them, and mostly for every size, made when the first one runs."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pixart.models.attention import KeysValues, Text
 from pixart.models.blocks import PixArtBlock, Run, run_through
 
 logger = logging.getLogger(__name__)
 
 VARIANTS = 32  # of the graph: in training or not, with gradients or not, autocast or not, batches of one or of more
 Backend = str | Callable[..., Any]
+Options = tuple[tuple[str, Any], ...]
 
 
-def compile_blocks(model: nn.Module, device: torch.device | str, *, backend: Backend = "inductor") -> None:
+def compile_blocks(
+    model: nn.Module,
+    device: torch.device | str,
+    *,
+    one_size: bool = False,
+    backend: Backend = "inductor",
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Let the blocks of ``model`` run compiled on ``device``; without a compiler for it they stay, with one log line.
 
     All blocks, of other models too, share one graph whose sizes are symbols, so that batches, buckets and captions of
@@ -27,23 +37,50 @@ def compile_blocks(model: nn.Module, device: torch.device | str, *, backend: Bac
     Args:
         model: a ``PixArt``; wrapped or not, on any device.
         device: where it will run.
+        one_size: whether training has images of one size: then a GPU's kernels are made for that size, and for each
+            other that comes all the same, which makes a step faster; captions are as long as they are.
         backend: of ``torch.compile``.
+        options: inductor's own, see ``torch._inductor.list_options()``.
     """
-    lacking = None if backend != "inductor" else missing_compiler(torch.device(device).type)
+    kind = torch.device(device).type
+    lacking = None if backend != "inductor" else missing_compiler(kind)
     if lacking is not None:
         logger.warning("compile=true has no effect: %s", lacking)
         return
+    chosen = tuple(sorted(options.items()))
+    run = _at_its_size(backend, chosen) if one_size and kind == "cuda" else _compiled(backend, chosen, dynamic=True)
     for block in model.modules():
         if isinstance(block, PixArtBlock):
-            block.run = _compiled(backend)
+            block.run = run
 
 
 @cache
-def _compiled(backend: Backend) -> Run:
+def _at_its_size(backend: Backend, options: Options) -> Run:
+    """Which graph runs depends on the sizes alone, not on those that came before: a resumed run computes the same."""
+    one, any_size = (_compiled(backend, options, dynamic=dynamic) for dynamic in (False, True))
+
+    def run(block: PixArtBlock, x: Tensor, t: Tensor, text: Text | KeysValues | None) -> Tensor:
+        if not (block.training and torch.is_grad_enabled()):
+            return any_size(block, x, t, text)
+        for counted in _counted(text):
+            torch._dynamo.maybe_mark_dynamic(counted, 0)
+        return one(block, x, t, text)
+
+    return run
+
+
+def _counted(text: Text | KeysValues | None) -> Iterator[Tensor]:
+    """What has as many rows as the captions have tokens, whose number is another in every batch."""
+    if isinstance(text, Text) and text.y.ndim == 2:
+        yield from (text.y, text.padding.places, text.padding.counts)
+
+
+@cache
+def _compiled(backend: Backend, options: Options, *, dynamic: bool) -> Run:
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
     # It would cut a graph where DDP sends gradients off, for graphs as large as a model; these are as small as a block.
     torch._dynamo.config.optimize_ddp = False
-    compiled: Run = torch.compile(run_through, dynamic=True, backend=backend)
+    compiled: Run = torch.compile(run_through, dynamic=dynamic, backend=backend, options=dict(options) or None)
     return compiled
 
 

@@ -46,6 +46,36 @@ def test_1_graph_serves_all_blocks_and_4_sizes_with_the_numbers_of_eager(small, 
     assert counters["stats"]["unique_graphs"] == 2
 
 
+def test_for_images_of_one_size_captions_share_a_graph_and_another_size_gets_its_own(small, randomise):
+    torch._dynamo.reset()
+    counters.clear()
+    plain, other = (randomise(small(depth=3), std=0.05).train() for _ in range(2))
+    compile_blocks(other, "cuda", one_size=True, backend="aot_eager")  # the backend makes nothing for the device
+    graphs = []
+    for images, short in [(3, 2), (3, 5), (3, 1), (4, 2), (3, 3)]:
+        x_t, t, cond = inputs(images, 8, 6)
+        told = x_t, t, cond._replace(mask=torch.arange(6) < torch.tensor([6, *[short] * (images - 1)])[:, None])
+        for ours, theirs in zip(learnt(other, *told), learnt(plain, *told), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [1, 1, 1, 2, 2]
+    with torch.no_grad():
+        for size in [(3, 8, 6), (4, 12, 6), (5, 8, 7)]:
+            told = inputs(*size)
+            torch.testing.assert_close(other.eval()(*told), plain.eval()(*told), rtol=1e-5, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 3
+
+
+def test_options_are_handed_to_the_compiler_and_make_a_function_of_their_own(small, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda run, **told: asked.append(told["options"]) or run)
+    compiled._compiled.cache_clear()
+    for options in ({}, {"max_autotune": True}, {"max_autotune": True}):
+        compile_blocks(small(), "cpu", backend="eager", options=options)
+    compiled._compiled.cache_clear()
+    assert asked == [None, {"max_autotune": True}]
+
+
 def test_names_copies_and_swapped_weights_are_those_of_a_plain_model(small, randomise):
     plain, other = randomise(small()), randomise(small())
     compile_blocks(other, "cpu", backend="eager")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,3 +106,23 @@ def test_a_resume_may_not_turn_compilation_on(tmp_path: Path) -> None:
     weights(tmp_path, 1, compiled=False)
     with pytest.raises(ValueError, match=r"compile \(was False, is True\)"):
         weights(tmp_path, 2, compiled=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "more", "expected"),
+    [
+        ("cpu", [], (2,)),
+        ("cuda", [], (3, 4)),  # ten images in pieces of at most four
+        ("cuda", ["global_batch=8"], (4,)),
+        ("cuda", ["data.buckets=[[32,32],[24,40]]"], (4,)),  # sizes are symbols there
+        ("cuda", ["data.buckets=[[32,32],[24,40]]", "global_batch=3"], (3,)),
+        ("cuda", ["data.buckets=[[24,40]]"], (3, 4)),
+    ],
+)
+def test_on_a_gpu_what_is_rehearsed_are_the_run_s_own_micro_batches(
+    tmp_path: Path, device: str, more: list[str], expected: tuple[int, ...]
+) -> None:
+    there = SimpleNamespace(device=torch.device(device), num_processes=1)
+    config = small(2, tmp_path, "global_batch=10", *more)
+    assert learning._rehearsed(config, there) == expected
+    assert learning._of_one_size(config) == (not any("],[" in one for one in more))
