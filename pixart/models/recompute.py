@@ -34,17 +34,22 @@ def _policy(_: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPol
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
+# A block draws nothing: the host need not save every GPU's generator before each, and set it back twice.
+_again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+
+
 def through(checkpointing: str) -> Callable[..., Tensor]:
     """How to run a part of a model: ``through(checkpointing)(part, *inputs)`` is ``part(*inputs)``, to the bit.
 
     "none" keeps every activation; "blocks" keeps the inputs and runs the part again in the backward pass; "selective"
     keeps the results of matrix products and attention besides, so that only what is cheap is computed twice.
+    A part must draw no random numbers.
     """
     if checkpointing == "none":
         return _plainly
     if checkpointing == "blocks":
-        return partial(checkpoint, use_reentrant=False)
-    return partial(checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+        return _again
+    return partial(_again, context_fn=partial(create_selective_checkpoint_contexts, _policy))
 
 
 def _plainly(part: Callable[..., Tensor], *inputs: Any) -> Tensor:

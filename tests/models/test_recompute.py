@@ -55,6 +55,15 @@ def test_all_3_ways_give_the_same_output_and_gradients_to_the_bit(small, randomi
         assert all(torch.equal(a, b) for a, b in zip(seen[0], others, strict=True))
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_no_generator_is_saved_or_set_back_for_a_block(small, captioned, x_t, t, way, monkeypatch):
+    model, saved = small(checkpointing=way).train(), []
+    read = torch.get_rng_state
+    monkeypatch.setattr(torch, "get_rng_state", lambda: saved.append(1) or read())
+    model(x_t, t, captioned).sum().backward()
+    assert not saved
+
+
 def test_blocks_run_again_in_training_only(small, randomise, captioned, x_t, t):
     for way, again in (("none", 0), ("selective", 1), ("blocks", 1)):
         model, calls = randomise(small(checkpointing=way)).train(), []
