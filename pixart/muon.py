@@ -45,29 +45,29 @@ class Muon(torch.optim.AdamW):
 
     def _step(self, group: dict[str, Any]) -> None:
         bad = getattr(self, "found_inf", None)
+        taken: Any = 1.0 if bad is None else 1 - bad  # share of the step: all, or none
         for parameters in _alike(group["params"]):
-            nesterov = [self._moved(parameter, group["momentum"], bad) for parameter in parameters]
+            nesterov = self._moved(parameters, group["momentum"], bad)
             updates = _orthogonal_together(torch.stack([_whole(update).flatten(1) for update in nesterov]))
+            del nesterov  # as large as the parameters, and so are the moves
             rows, columns = updates.shape[1:]
-            rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-            for parameter, update in zip(parameters, updates, strict=True):
-                move = (
-                    rate * _spread(update.view(parameter.shape), parameter)
-                    + group["lr"] * group["weight_decay"] * parameter
-                )
-                parameter.sub_(move if bad is None else torch.where(bad.bool(), torch.zeros_like(move), move))
+            updates = updates * (group["lr"] * max(1.0, rows / columns) ** 0.5 * taken)
+            moves = torch._foreach_mul(parameters, group["lr"] * group["weight_decay"] * taken)
+            torch._foreach_add_(moves, [_spread(x.view(p.shape), p) for x, p in zip(updates, parameters, strict=True)])
+            torch._foreach_sub_(parameters, moves)
 
-    def _moved(self, parameter: Tensor, momentum: float, bad: Tensor | None) -> Tensor:
-        """The gradient looked at from where the momentum, moved by it, would lead."""
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if "momentum" not in state:  # "step" is asked for wherever AdamW's states are read
-            state["step"] = torch.zeros((), device=parameter.device)
-            state["momentum"] = torch.zeros_like(parameter)
-        state["step"] += 1 if bad is None else 1 - bad
-        moved = state["momentum"].lerp(gradient, 1 - momentum)
-        state["momentum"].copy_(moved if bad is None else torch.where(bad.bool(), state["momentum"], moved))
-        return gradient.lerp(moved, momentum)
+    def _moved(self, parameters: list[Tensor], momentum: float, bad: Tensor | None) -> list[Tensor]:
+        """The gradients looked at from where the momenta, moved by them, would lead; always finite where ``bad``."""
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:  # "step" is asked for wherever AdamW's states are read
+                self.state[parameter]["step"] = torch.zeros((), device=parameter.device)
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        steps, momenta = ([self.state[parameter][name] for parameter in parameters] for name in ("step", "momentum"))
+        torch._foreach_add_(steps, 1 if bad is None else 1 - bad)
+        gradients = [_gradient(p, x, bad) for p, x in zip(parameters, momenta, strict=True)]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        torch._foreach_lerp_(gradients, momenta, momentum)
+        return gradients
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -112,6 +112,12 @@ def _alike(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         if parameter.grad is not None:
             shapes.setdefault(parameter.shape, []).append(parameter)
     yield from shapes.values()
+
+
+def _gradient(parameter: Tensor, momentum: Tensor, bad: Tensor | None) -> Tensor:
+    """A copy of its gradient; the momentum itself, which it does not move, where that is ``bad``."""
+    assert parameter.grad is not None
+    return parameter.grad.clone() if bad is None else torch.where(bad.bool(), momentum, parameter.grad)
 
 
 def _whole(x: Tensor) -> Tensor:

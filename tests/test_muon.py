@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pixart.muon import Muon, orthogonal
 
@@ -69,6 +73,88 @@ def test_a_kernel_moves_as_the_matrix_of_its_output_channels() -> None:
     muon_of(kernel).step()
     muon_of(matrix).step()
     torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+
+
+@pytest.mark.parametrize("found_inf", [None, 0.0])
+def test_2_steps_of_3_matrices_are_the_published_ones_written_out(found_inf: float | None) -> None:
+    gradients = torch.randn(2, 3, 6, 4)
+    parameters = [torch.randn(6, 4).requires_grad_() for _ in range(3)]
+    optimizer = Muon([{"params": parameters, "matrices": True, "momentum": 0.9, "weight_decay": 0.5}], lr=0.1)
+    if found_inf is not None:
+        optimizer.found_inf = torch.tensor(found_inf)
+    expected, momentum = torch.stack([x.detach().clone() for x in parameters]), torch.zeros(3, 6, 4)
+    for given in gradients:
+        for parameter, gradient in zip(parameters, given, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        assert all(torch.equal(x.grad, gradient) for x, gradient in zip(parameters, given, strict=True))
+        momentum = 0.9 * momentum + 0.1 * given
+        ahead = 0.9 * momentum + 0.1 * given
+        expected = expected - 0.1 * (1.5**0.5 * orthogonal(ahead) + 0.5 * expected)
+    torch.testing.assert_close(torch.stack([x.detach() for x in parameters]), expected)
+
+
+def test_gradients_that_are_not_finite_change_neither_matrix_nor_state_where_they_were_found() -> None:
+    parameters = [torch.randn(6, 4).requires_grad_() for _ in range(3)]
+    optimizer = Muon([{"params": parameters, "matrices": True, "momentum": 0.9, "weight_decay": 0.5}], lr=0.1)
+
+    def stepped(first: float, found_inf: float) -> list[torch.Tensor]:
+        for parameter in parameters:
+            parameter.grad = torch.ones(6, 4)
+        assert parameters[0].grad is not None
+        parameters[0].grad[0, 0] = first
+        optimizer.found_inf = torch.tensor(found_inf)
+        optimizer.step()
+        return [x.detach().clone() for p in parameters for x in (p, *optimizer.state[p].values())]
+
+    for first in (torch.nan, torch.inf):
+        before = stepped(1.0, 0.0)
+        assert all(torch.equal(a, b) for a, b in zip(before, stepped(first, 1.0), strict=True))
+
+
+def test_sharded_matrices_step_as_whole_ones_do_to_the_bit(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        ended = []
+        for spread in (lambda x: x, lambda x: distribute_tensor(x, mesh, [Shard(0)])):
+            draws = torch.Generator().manual_seed(0)
+            parameters = [spread(torch.randn(6, 4, generator=draws)).requires_grad_() for _ in range(3)]
+            optimizer = Muon([{"params": parameters, "matrices": True, "momentum": 0.9, "weight_decay": 0.5}], lr=0.1)
+            for found_inf in (0.0, 1.0, 0.0):
+                for parameter in parameters:
+                    parameter.grad = spread(torch.randn(6, 4, generator=draws))
+                optimizer.found_inf = torch.tensor(found_inf)
+                optimizer.step()
+            ended.append([getattr(x, "full_tensor", x.detach)() for x in parameters])
+        assert all(torch.equal(whole, sharded) for whole, sharded in zip(*ended, strict=True))
+    finally:
+        dist.destroy_process_group()
+
+
+class Computed(TorchDispatchMode):
+    """How many operators computed something, rather than look at it otherwise."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, _types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += not operator.is_view
+        return operator(*args, **(kwargs or {}))
+
+
+def test_10_more_matrices_of_a_shape_take_at_most_2_more_operators_each() -> None:
+    def operators(matrices: int) -> int:
+        parameters = [torch.randn(8, 8).requires_grad_() for _ in range(matrices)]
+        optimizer = Muon([{"params": parameters, "matrices": True, "momentum": 0.9, "weight_decay": 0.1}], lr=0.1)
+        optimizer.found_inf = torch.tensor(0.0)
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.randn(8, 8)
+            with Computed() as computed:
+                optimizer.step()
+        return computed.count
+
+    assert operators(12) - operators(2) <= 2 * 10
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 6])
