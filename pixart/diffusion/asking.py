@@ -16,7 +16,7 @@ class Asked:
     Args:
         denoiser: any callable ``denoiser(x_t, t, cond)``.
         cond: N rows.
-        times: (K,) of the schedule.
+        times: (K,) of the schedule, where the latents lie.
         size: H and W of the latents.
     """
 
@@ -29,6 +29,6 @@ class Asked:
 
     def __call__(self, x_t: Tensor, step: int) -> Tensor:
         """``x_t`` (N, C, H, W) -> (N, C or 2C, H, W)."""
-        t = self._times[step].expand(len(x_t)).to(x_t.device)  # (N,)
+        t = self._times[step].expand(len(x_t))  # (N,)
         output: Tensor = self._denoiser(x_t, t, self._cond if self._prepared is None else self._prepared.at(step))
         return output

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pixart.batch import Conditioning, Denoiser
 from pixart.diffusion.flow import Flow
@@ -113,6 +114,35 @@ def times_told(objective: Gaussian | Flow, name: str, steps: int) -> Tensor:
     sample(denoiser, make_scheduler(objective, name), noise(2, 2), NOTHING, None, **kwargs)
     assert all(torch.equal(t, t[:1].expand(2)) for t in told)
     return torch.stack([t[0] for t in told])
+
+
+class Moved(TorchDispatchMode):
+    """How often something was copied from the CPU to the meta device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, _types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = operator(*args, **(kwargs or {}))
+        if operator._schema.name == "aten::_to_copy":
+            self.count += args[0].device.type != made.device.type == "meta"
+        return made
+
+
+@pytest.mark.parametrize("name", ["dpm_solver", "dpm_solver_official"])
+def test_the_times_reach_the_device_of_the_latents_once_for_all_steps(make_gaussian: Make, name: str) -> None:
+    told: list[Tensor] = []
+
+    def denoiser(x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: ARG001
+        told.append(t)
+        return torch.zeros_like(x_t).repeat(1, 2, 1, 1)
+
+    with Moved() as moved:
+        sample(
+            denoiser, make_scheduler(make_gaussian(), name), noise(2, 2).to("meta"), NOTHING, None,
+            guidance_scale=1.0, num_inference_steps=5,
+        )  # fmt: skip
+    assert [t.device.type for t in told] == ["meta"] * 5
+    assert moved.count == 1 + 1  # the noise, and the times
 
 
 def test_the_20_steps_of_dpm_solver_are_the_official_times_rounded(make_gaussian: Make) -> None:
