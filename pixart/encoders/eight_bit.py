@@ -16,6 +16,7 @@ class EightBitLinear(nn.Module):
     """A linear layer without bias: int8 weights, and for each row what the largest of 127 stands for.
 
     A weight errs by at most 1/254 of its row's largest. T5 reads the dtype of ``weight`` and leaves its input alone.
+    Made where the given weight lies, with room for two of it in float32.
     """
 
     weight: Tensor  # (out, in) int8
@@ -25,7 +26,7 @@ class EightBitLinear(nn.Module):
         super().__init__()
         weight = weight.float()
         scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("weight", (weight / scale[:, None]).round_().to(torch.int8))
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,11 +34,12 @@ class EightBitLinear(nn.Module):
         return (F.linear(x, self.weight.to(x.dtype)) * self.scale).to(x.dtype)
 
 
-def read_eight_bit(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """The T5 encoder of ``folder``, its linear layers in 8 bit and the rest in ``dtype``.
+def read_eight_bit(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The T5 encoder of ``folder`` on ``device``, its linear layers in 8 bit and the rest in ``dtype``.
 
-    float16 becomes bfloat16: T5's activations overflow in it. Raises ``ValueError`` naming ``text_encoder.source``
-    where something is missing or unreadable.
+    Each tensor goes to the device as the file has it and is rounded there, which a CPU is slow at. float16 becomes
+    bfloat16: T5's activations overflow in it. Raises ``ValueError`` naming ``text_encoder.source`` where something is
+    missing or unreadable.
     """
     from safetensors import safe_open
     from transformers import T5Config, T5EncoderModel
@@ -51,7 +53,7 @@ def read_eight_bit(folder: Path, dtype: torch.dtype) -> nn.Module:
         for path in sorted(folder.glob("model*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 for name in wanted.intersection(file.keys()):
-                    _place(model, name, file.get_tensor(name), dtype)
+                    _place(model, name, file.get_tensor(name).to(device), dtype)
     refuse_missing([name for name, x in model.named_parameters() if x.is_meta], folder, key=KEY)
     return model
 

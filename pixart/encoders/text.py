@@ -39,14 +39,14 @@ class CaptionEncoder(Protocol):
 class TextEncoder:
     """A frozen T5 encoder: ``encoder(captions)`` gives states and mask.
 
-    ``read`` brings its weights when they are first needed. ``dim`` is the width D of a state, ``dtype`` that of the
-    weights. In float16 transformers keeps the second feed-forward matrix ``wo`` in float32, because T5's activations
-    overflow there; bfloat16 needs no such care. States leave as float32 in any case.
+    ``read(device)`` brings its weights, to that device, when they are first needed. ``dim`` is the width D of a state,
+    ``dtype`` that of the weights. In float16 transformers keeps the second feed-forward matrix ``wo`` in float32,
+    because T5's activations overflow there; bfloat16 needs no such care. States leave as float32 in any case.
     """
 
     def __init__(
         self,
-        read: Callable[[], nn.Module],
+        read: Callable[[torch.device], nn.Module],
         tokenizer: Tokenizer,
         *,
         dim: int,
@@ -63,7 +63,7 @@ class TextEncoder:
     @cached_property
     def model(self) -> Any:
         """The T5 itself."""
-        return self._read().eval().requires_grad_(False).to(self.device)
+        return self._read(self.device).eval().requires_grad_(False)
 
     @property
     def max_tokens(self) -> int:
@@ -102,13 +102,23 @@ class TextEncoder:
         # A softmax over nothing is NaN: a row without a real token looks at all of its padding and is zeroed below.
         visible = mask | ~mask.any(dim=1, keepdim=True)  # (N, L)
         with torch.autocast(self.device.type, enabled=False):  # the states must not depend on who calls
-            states = self.model(input_ids=token_ids, attention_mask=visible.long()).last_hidden_state  # (N, L, D)
+            added = _added(visible, self.model.dtype)  # (N, 1, 1, L)
+            states = self.model(input_ids=token_ids, attention_mask=added).last_hidden_state  # (N, L, D)
         return states.float().masked_fill(~mask[..., None], 0.0)
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """States (N, L, D) float32 and mask (N, L) bool of N captions; L is the longest one's length."""
         token_ids, mask = pad(self.tokenize(captions))
         return self.encode(token_ids, mask), mask.to(self.device)
+
+
+def _added(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, L) bool -> (N, 1, 1, L), what is added to attention's scores: 0, or what leaves nothing of one.
+
+    Of a mask (N, L) transformers asks on the host whether all of it is real, which waits for the device; one of four
+    dimensions it takes as it is.
+    """
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[:, None, None]
 
 
 def _files(folder: Path) -> tuple[Path, Path, list[Path]]:
@@ -142,7 +152,7 @@ def _folder(source: str) -> Path:
     return find_folder(source, key=KEY, files=[*patterns, "*model.safetensors.index.json"])
 
 
-def _read(folder: Path, dtype: torch.dtype) -> nn.Module:
+def _read(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
     from transformers import T5EncoderModel
     from transformers.utils import logging
 
@@ -157,7 +167,7 @@ def _read(folder: Path, dtype: torch.dtype) -> nn.Module:
         if shown:
             logging.enable_progress_bar()
     refuse_missing(report["missing_keys"], folder, key=KEY)
-    return model
+    return model.to(device)
 
 
 def _read_dim(folder: Path) -> int:

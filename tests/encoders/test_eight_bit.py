@@ -12,6 +12,7 @@ from pixart.encoders.eight_bit import EightBitLinear, read_eight_bit
 from pixart.encoders.recalled import Recalled
 from pixart.encoders.text import TextEncoder, load_text_encoder
 
+CPU = torch.device("cpu")
 CAPTIONS = ["a red circle", "a blue square to the left of a ring", ""]
 
 
@@ -40,7 +41,7 @@ def test_states_of_the_packaged_encoder_are_off_by_less_than_3_percent(dtype: to
 
 
 def test_every_linear_layer_is_int8_and_float16_becomes_bfloat16(random_t5: Path) -> None:
-    model = read_eight_bit(random_t5, torch.float16)
+    model = read_eight_bit(random_t5, torch.float16, CPU)
     assert not [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert len([module for module in model.modules() if isinstance(module, EightBitLinear)]) == 2 * 6
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -54,8 +55,27 @@ def test_one_tensor_at_a_time_is_read_in_full(random_t5: Path, monkeypatch: pyte
         place(model, name, tensor, dtype)
 
     monkeypatch.setattr(eight_bit, "_place", spy)
-    read_eight_bit(random_t5, torch.float32)
+    read_eight_bit(random_t5, torch.float32, CPU)
     assert len(placed) == len(set(placed)) > 12
+
+
+def test_tensors_are_rounded_on_the_device_that_the_encoder_was_told_of(
+    random_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded: list[str] = []
+    place = eight_bit._place
+
+    def spy(model: nn.Module, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+        rounded.append(tensor.device.type)
+        place(model, name, tensor, dtype)
+
+    monkeypatch.setattr(eight_bit, "_place", spy)
+    monkeypatch.setattr(eight_bit, "refuse_missing", lambda *_, **__: None)  # what lies on meta counts as missing
+    encoder = loaded(str(random_t5), defer=True, eight_bit=True).to("meta")
+    held = [*encoder.model.parameters(), *encoder.model.buffers()]
+    assert set(rounded) == {"meta"}
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    assert torch.int8 in {tensor.dtype for tensor in held}
 
 
 def test_files_that_lack_a_tensor_are_refused_with_its_name(random_t5: Path, tmp_path: Path) -> None:
@@ -68,7 +88,7 @@ def test_files_that_lack_a_tensor_are_refused_with_its_name(random_t5: Path, tmp
     with pytest.raises(
         ValueError, match=r"lack 1 tensors, the first is encoder\.block\.1\.layer\.1\.DenseReluDense\.wo"
     ):
-        read_eight_bit(tmp_path, torch.float32)
+        read_eight_bit(tmp_path, torch.float32, CPU)
 
 
 def test_captions_are_recalled_as_they_were_encoded_to_1e_5_when_their_encoder_is_gone() -> None:

@@ -8,8 +8,9 @@ from shutil import copytree
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pixart.encoders.text import TextEncoder, load_text_encoder, load_tokenizer, pad
+from pixart.encoders.text import MINIATURES, TextEncoder, load_text_encoder, load_tokenizer, pad
 
 CAPTIONS = ["a red circle", "a blue square left of a green circle, and a red square.", ""]
 
@@ -63,6 +64,34 @@ def test_a_row_that_is_all_padding_is_all_zeros_and_not_nan(encoder: TextEncoder
     states = encoder.encode(tokens, mask)
     assert not states[0].any()
     assert states[1].isfinite().all()
+
+
+class Asked(TorchDispatchMode):
+    """How often the host waited for a value."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, _types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += operator._schema.name in ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal")
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("lengths", [(5,), (6, 6), (7, 3, 1), (9, 0, 4)])
+def test_states_are_those_of_a_mask_of_2_dimensions_to_the_bit_and_the_host_asks_for_nothing(
+    lengths: tuple[int, ...], implementation: str, dtype: torch.dtype
+) -> None:
+    encoder = loaded(MINIATURES["shapes-t5"], dtype=dtype)
+    encoder.model.set_attn_implementation(implementation)
+    tokens = torch.randint(2, 50, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    with Asked() as asked:
+        states = encoder.encode(tokens, mask)
+    assert asked.count == 0
+    seen = (mask | ~mask.any(1, keepdim=True)).long()
+    plain = encoder.model(input_ids=tokens, attention_mask=seen).last_hidden_state.float()
+    assert torch.equal(states, plain.masked_fill(~mask[..., None], 0.0))
 
 
 def test_states_are_float32_of_width_16_without_gradient_also_under_autocast(encoder: TextEncoder) -> None:
