@@ -1,5 +1,6 @@
 """Weights to pictures and scores, for the doors that do not train."""
 
+import gc
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -102,7 +103,7 @@ def open_weights(
     model = build(found)
     worse = None if autoguidance is None else build(read_worse(autoguidance, weights, found))
     for each in (model,) if worse is None else (model, worse):
-        if low_memory is not None and chosen != "fp32":
+        if chosen != "fp32":  # else autocast rounds them all at every step
             halve(each, DTYPES[chosen])
         each.to(device)
         if compiled:
@@ -133,6 +134,9 @@ def _captions(
         return encoder
     recalled = Recalled(encoder, [*beforehand, ""])
     encoder.release()
+    # What was imported on the way to the weights may hold them: a failure that an import caught and kept has the frames
+    # of its callers, in a cycle.
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return recalled

@@ -18,7 +18,7 @@ from pixart.build.drawing import open_weights
 from pixart.build.parts import autoencoder, model, text_encoder
 from pixart.build.scoring import score_alignment
 from pixart.build.worse import read_worse
-from pixart.config import EvaluateConfig, SampleConfig, parse
+from pixart.config import EvaluateConfig, Precision, SampleConfig, parse
 from pixart.door import CONFIGS
 from pixart.formats import read, write
 from pixart.formats.snapshot import NullKind, read_snapshot, write_snapshot
@@ -227,6 +227,35 @@ def test_a_worse_model_may_be_smaller_and_its_own_self_leads_nowhere(tmp_path: P
     assert not np.array_equal(picture(smaller, 3.0), alone)
     with pytest.raises(ValueError, match="autoguidance_scale=3 needs a worse model"):
         picture(None, 3.0)
+
+
+@pytest.mark.parametrize("adaln", ["single", "per_block"])
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_weights_lie_in_half_precision_and_give_latents_equal_to_the_bit_to_those_rounded_at_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, dtype: torch.dtype, adaln: str
+) -> None:
+    weights = snapshot(tmp_path / "a.safetensors", f"model.adaln={adaln}", null_caption=None)
+    worse = snapshot(tmp_path / "b.safetensors", "model.depth=1", null_caption=None)
+
+    def latents() -> tuple[torch.Tensor, set[torch.dtype]]:
+        pipeline = open_weights(weights, **{**SOURCES, "precision": precision}, autoguidance=worse).pipeline
+        seen, decode = [], pipeline.autoencoder.decode
+        pipeline.autoencoder.decode = lambda x: seen.append(x) or decode(x)  # type: ignore[method-assign]
+        pipeline(
+            prompts=["a red circle", "a ring"], seeds=[0, 1], sizes=[(40, 40)] * 2, guidance_scale=3.0,
+            num_inference_steps=3, guidance_channels="all", scheduler_name="dpm_solver", batch_size=2,
+            autoguidance_scale=2.0,
+        )  # fmt: skip
+        assert pipeline.worse is not None
+        models = (pipeline.model, pipeline.worse.model)
+        return torch.cat(seen), {x.dtype for each in models for x in each.blocks[0].mlp.parameters()}
+
+    found, kept = latents()
+    monkeypatch.setattr("pixart.build.drawing.halve", lambda *_: None)
+    expected, rounded = latents()
+    assert (kept, rounded) == ({dtype}, {torch.float32})
+    assert torch.equal(found, expected)
+    assert found.isfinite().all()
 
 
 @pytest.mark.parametrize(

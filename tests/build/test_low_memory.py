@@ -1,6 +1,8 @@
 """``sample.py low_memory=true``: the encoder is gone before anything is drawn, and the pictures are nearly the same."""
 
+import gc
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 from pixart.build.drawing import open_weights
 from pixart.build.training import run_training
 from pixart.door import CONFIGS
+from pixart.encoders.eight_bit import read_eight_bit
 from pixart.encoders.recalled import Recalled
 from pixart.encoders.text import TextEncoder
 from pixart.formats.snapshot import find_snapshot
@@ -66,6 +69,24 @@ def test_the_encoder_is_free_before_the_model_is_asked_for_anything(
         **opened.habits._replace(num_inference_steps=2)._asdict(),
     )  # fmt: skip
     assert order == ["released", *["asked"] * 4]
+
+
+def test_the_encoder_is_gone_at_once_even_where_a_cycle_holds_it(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def read(*told: Any) -> Any:
+        model = read_eight_bit(*told)
+        model.held = [model]
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("pixart.encoders.text.read_eight_bit", read)
+    gc.disable()
+    try:
+        open_weights(weights, precision=None, text_source=None, autoencoder_source=None, low_memory=PROMPTS)
+        assert [one() for one in made] == [None]
+    finally:
+        gc.enable()
 
 
 def test_compiled_guided_in_an_interval_and_decoded_in_twos_the_door_draws_2_pictures(

@@ -259,6 +259,7 @@ def test_bf16_reaches_the_models_products_and_fp32_does_not() -> None:
         model = Painter(by_label, num_classes=10)
         pictures = pipeline(model, precision=precision)(labels=[5], seeds=[0], sizes=[(8, 8)], **ASKED)
         assert set(model.dtypes) == {dtype}
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}  # a run that trains draws too
         assert values(pictures) == [grey(0.5)]
 
 
