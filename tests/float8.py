@@ -72,7 +72,7 @@ def sizes() -> str:
 
 
 def benchmark(folder: Path) -> dict[str, float]:
-    tiny = ["device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:16,mean:3,longest:6}", "copy_mib=1"]
+    tiny = ["device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:16,mean:3,longest:6}", "copy_mib.cpu=1"]
     case = ["compilation.backend=eager", *(f"cpu.two_blocks.{key}" for key in ("resolution=32", "depth=2", "batch=2"))]
     figures = measured("train_step", folder, *tiny, *case, "float8=tensorwise")
     return {name: figure.value for name, figure in figures.items() if "float8" in name}

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TypeVar
 
 import torch
 
-from pixart.benchmark.device import settle
+from pixart.benchmark.device import emptied, settle
 
 C = TypeVar("C")
 
@@ -20,20 +21,24 @@ def tried(
     rounded: Mapping[str, float] = MappingProxyType({}),
     device: torch.device,
     say: Callable[[str], None],
+    release: Callable[[C], None] = lambda _: None,
 ) -> Iterator[tuple[str, float]]:
     """(name, seconds of its first time, compilation included) of every contender that fits the device's memory.
 
+    What another has ``release`` lets go of, before the next one is tried.
     ``once(contender)`` is its result; ``ValueError`` where it is not that of the first one to ``tolerance`` of the
     largest value, or to what ``rounded`` has for it.
     """
     expected: torch.Tensor | None = None
     for name, contender in contenders.items():
         began = time.perf_counter()
-        try:
+        result: torch.Tensor | None = None
+        with suppress(torch.OutOfMemoryError):  # its frames hold the activations for as long as it is handled
             result = once(contender).float().cpu()
-        except torch.OutOfMemoryError:
+        if result is None:
             say(f"{name} does not fit the memory of this device and is left out: take a smaller batch")
-            torch.cuda.empty_cache()
+            release(contender)
+            emptied()
             continue
         settle(device)
         seconds = time.perf_counter() - began

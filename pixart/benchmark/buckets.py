@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pixart.benchmark.case import Case, on
-from pixart.benchmark.device import DTYPES, Choice, pick, precision_on, settle
+from pixart.benchmark.device import DTYPES, Choice, fresh, pick, precision_on, settle, tf32
 from pixart.benchmark.examples import CHANNELS, STRIDE, Text, make_examples
 from pixart.benchmark.peers import ours
 from pixart.benchmark.record import Figure
@@ -31,12 +31,18 @@ class Settings(Section):
     objective: GaussianObjective
     text: Text
     backend: Literal["inductor", "eager"]
+    tf32: bool
     cpu: Case
     cuda: Case
 
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """A step at each size in random order, from an empty memory of graphs, and then each once more."""
+    with tf32(settings.tf32):
+        yield from _measured(settings, run)
+
+
+def _measured(settings: Settings, run: Run) -> Iterator[Figure]:
     from torch._dynamo.utils import counters
 
     device = pick(settings.device)
@@ -47,7 +53,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     order = np.random.default_rng(run.seed).permutation(len(buckets))
     steps = _steps(settings, case, [buckets[i] for i in order], device, seed=run.seed)
     run.say(f"{len(buckets)} sizes around {case.resolution} px, {case.depth} blocks, on {device.type}")
-    torch._dynamo.reset()
+    fresh()
     counters.clear()
     first, graphs = [], []
     for step in steps:

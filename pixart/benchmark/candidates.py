@@ -1,20 +1,31 @@
 """Ways to compute attention that the model does not offer, as its backends are made, for comparison."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pixart.models.attention import Backend
+from pixart.models.attention import BACKENDS, Backend
+
+_KERNELS = {
+    "sdpa flash": SDPBackend.FLASH_ATTENTION,
+    "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
+    "sdpa efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 
 
 def candidates(device: torch.device) -> dict[str, Backend]:
-    """What torch has for this kind of device; variable lengths and the backward of flex are for CUDA alone."""
+    """What torch has for this kind of device; variable lengths and the backward of flex are for CUDA alone.
+
+    The kernels of sdpa are among them, each by itself: the one that takes as long as sdpa is what it chooses.
+    """
     if device.type != "cuda":
         return {}
     return {
+        **{name: BACKENDS["sdpa"]._replace(attend=partial(_by, kernel)) for name, kernel in _KERNELS.items()},
         "torch flex": Backend(_prepare_flex, _as_it_is, _flex),
         "torch varlen": Backend(_prepare_varlen, _as_it_is, _varlen),
     }
@@ -38,6 +49,11 @@ def unmasked(q: Tensor, k: Tensor, v: Tensor, _: Any) -> Tensor:
     """Attention to padding too: what a mask costs is the distance from this."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (N, h, T or L, d)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _by(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor, padding: Any) -> Tensor:
+    with sdpa_kernel(kernel):
+        return BACKENDS["sdpa"].attend(q, k, v, padding)
 
 
 def _prepare_flex(mask: Tensor, queries: int, _: Tensor | None) -> Any:

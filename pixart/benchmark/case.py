@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, TypeVar
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from pixart.benchmark.device import Wanted
 from pixart.config import Positive, Section
@@ -31,6 +31,22 @@ class Case(Section):
     checkpointing: Literal["none", "blocks", "selective"]
     size_conditioning: bool
     targets: dict[str, Target]  # figure -> what it is to reach
+
+
+def _some_of_ours(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not any(name.startswith("ours") for name in names):
+        raise ValueError(f"of {', '.join(names)} none is ours: add ours or ours_compiled")
+    return names
+
+
+class Compared(Case):
+    """A case at which ours and the peers do the same work."""
+
+    contenders: Annotated[
+        tuple[Literal["eager", "compiled", "ours", "ours_compiled"], ...],
+        Field(min_length=1),
+        AfterValidator(_some_of_ours),
+    ]  # those that are built and timed; what the first of them computes the others must
 
 
 C = TypeVar("C")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pixart.batch import Conditioning
+from pixart.batch import Conditioning, places_of
 from pixart.benchmark.case import Case
 from pixart.config import Positive, Section
 
@@ -50,11 +50,13 @@ def make_examples(
     rng = torch.Generator().manual_seed(seed)
     _, height, width = shape
     real = lengths(count, text, rng)  # (N,)
+    mask = torch.arange(text.longest) < real[:, None]
     cond = Conditioning(
         tokens=torch.randn(count, text.longest, text.dim, generator=rng).to(dtype),
-        mask=torch.arange(text.longest) < real[:, None],
+        mask=mask,
         size=torch.tensor([[height, width]]).expand(count, 2) * float(STRIDE),
         aspect_ratio=torch.full((count, 1), height / width),
+        places=places_of(mask),  # as the loader gives them
     )
     return Examples(
         torch.randn(count, *shape, generator=rng).to(device),

@@ -11,6 +11,7 @@ import torch
 
 from pixart.benchmark.alone import run_alone
 from pixart.benchmark.case import Case
+from pixart.benchmark.device import emptied
 from pixart.benchmark.examples import CHANNELS
 from pixart.benchmark.peers import ours
 from pixart.benchmark.record import Figure
@@ -38,25 +39,29 @@ def frugal_peak(model: Model, case: Case, run: Run, device: torch.device, *, tar
         run.say(f"{name}: not on this device")
         return
     run.say(f"{name}: writing random weights")
-    _write(model, case, run.folder)
+    _write(model, case, run.folder, device)
+    emptied()  # the process that is measured needs the device
     peak = run_alone(__name__, {"folder": str(run.folder)})["peak"]
     yield Figure("memory", f"{name}: peak", peak / 2**30, "GiB", target=target)
 
 
-def _write(shape: Model, case: Case, folder: Path) -> None:
+def _write(shape: Model, case: Case, folder: Path, device: torch.device) -> None:
+    """Random weights, drawn on ``device``: five billion of them keep a CPU busy for minutes."""
     from diffusers import AutoencoderKL
     from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-    model = ours(shape, case, text_dim=int(str(_XXL["d_model"])), device=torch.device("cpu"))
+    model = ours(shape, case, text_dim=int(str(_XXL["d_model"])), device=device)
     (folder / "transformer").mkdir()
     made = Weights(dict(model.state_dict()), model.config, None, None, None, "made up", [])
     write_diffusers(folder / "transformer", made)
     AutoTokenizer.from_pretrained(MINIATURES["shapes-t5"]).save_pretrained(folder / "tokenizer")
-    T5EncoderModel._from_config(T5Config(**_XXL), dtype=torch.bfloat16).save_pretrained(folder / "text_encoder")
+    with device:
+        T5EncoderModel._from_config(T5Config(**_XXL), dtype=torch.bfloat16).save_pretrained(folder / "text_encoder")
     count = len(_AUTOENCODER)
     kinds = {"down_block_types": ["DownEncoderBlock2D"] * count, "up_block_types": ["UpDecoderBlock2D"] * count}
     sizes: dict[str, Any] = {"block_out_channels": list(_AUTOENCODER), "layers_per_block": 2}
-    AutoencoderKL(**kinds, **sizes, latent_channels=CHANNELS).save_pretrained(folder / "vae")
+    with device:
+        AutoencoderKL(**kinds, **sizes, latent_channels=CHANNELS).save_pretrained(folder / "vae")
 
 
 def _measured(folder: str) -> int:

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pixart.batch import Conditioning, Denoiser
 from pixart.benchmark.case import Case
 from pixart.benchmark.examples import CHANNELS, STRIDE
+from pixart.benchmark.speed import PEERS
 from pixart.config import Model, Section
 from pixart.formats.diffusers_folder import diffusers_config
 from pixart.formats.diffusers_names import split
@@ -29,6 +30,7 @@ class Compilation(Section):
     backend: Literal["inductor", "eager"]  # eager traces and generates no code
     peer_mode: Literal["default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead"]
     fuse_peer_qkv: bool  # diffusers' own fusion of its projections, which it calls experimental
+    options: dict[str, bool | int | str]  # inductor's, for ours alone
 
 
 def ours(model: Model, case: Case, *, text_dim: int, device: torch.device, **changes: Any) -> PixArt:
@@ -57,16 +59,27 @@ def drawn(model: PixArt) -> PixArt:
     return model
 
 
-def theirs(model: PixArt, *, fuse_qkv: bool) -> Any:
-    """diffusers' transformer of the same shape and weights, on the same device."""
+def their_class() -> Any:
+    """diffusers' transformer, imported.
+
+    Call it before any model is made: of a module that cannot be imported, such as xformers' kernels, Python may keep
+    the error for good, and the error the frames of everyone who was waiting, with the models in them.
+    """
     from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
+    return PixArtTransformer2DModel
+
+
+def theirs(model: PixArt, *, fuse_qkv: bool) -> Any:
+    """diffusers' transformer of the same shape and weights, on the same device, in the same precision and mode."""
     config = {name: value for name, value in diffusers_config(model.config).items() if not name.startswith("_")}
-    made = PixArtTransformer2DModel(**config)
+    parameter = next(model.parameters())
+    with parameter.device:
+        made = their_class()(**config)
     made.load_state_dict(split(model.state_dict()), strict=True)
     if fuse_qkv:
         made.fuse_qkv_projections()
-    return made.to(next(model.parameters()).device)
+    return made.to(parameter.device, parameter.dtype).train(model.training)
 
 
 def twin(module: M) -> M:
@@ -75,14 +88,32 @@ def twin(module: M) -> M:
 
 
 def compile_ours(model: PixArt, settings: Compilation) -> None:
-    """Block by block, as training compiles it."""
-    compile_blocks(model, next(model.parameters()).device, backend=settings.backend)
+    """Block by block, as training on images of one size compiles it."""
+    device = next(model.parameters()).device
+    compile_blocks(model, device, one_size=True, backend=settings.backend, options=settings.options)
 
 
 def compile_theirs(model: nn.Module, settings: Compilation) -> None:
     """The whole model in one graph: its class names no repeated blocks, which ``compile_repeated_blocks`` needs."""
     mode = None if settings.peer_mode == "default" or settings.backend != "inductor" else settings.peer_mode
     model.compile(fullgraph=True, backend=settings.backend, mode=mode)
+
+
+def built(names: Sequence[str], model: PixArt, settings: Compilation, *, checkpointing: str = "none") -> dict[str, Any]:
+    """The contenders ``names`` and no others, of the weights of ``model``: plain and compiled are one set of them."""
+    made: dict[str, Any] = {}
+    if set(names) & set(PEERS):
+        peer = theirs(model, fuse_qkv=settings.fuse_peer_qkv)
+        if checkpointing != "none":
+            peer.enable_gradient_checkpointing()
+    for name in names:
+        plain = peer if name in PEERS else model
+        made[name] = twin(plain) if name.endswith("compiled") else plain
+        if name == "compiled":
+            compile_theirs(made[name], settings)
+        elif name == "ours_compiled":
+            compile_ours(made[name], settings)
+    return made
 
 
 def as_denoiser(model: nn.Module) -> Denoiser:

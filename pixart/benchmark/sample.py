@@ -1,6 +1,6 @@
 """The suite ``sample``: guided denoising of ours beside diffusers', and where wanted the two whole pipelines."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pixart.batch import Conditioning, Denoiser
 from pixart.benchmark.agreement import tried
-from pixart.benchmark.case import Case, on
+from pixart.benchmark.case import Compared, on
 from pixart.benchmark.ceilings import Layers
-from pixart.benchmark.device import DTYPES, Choice, pick, precision_on, settle
+from pixart.benchmark.device import DTYPES, Choice, fresh, pick, precision_on, settle
 from pixart.benchmark.examples import STRIDE, Text, examples_of
-from pixart.benchmark.peers import Compilation, as_denoiser, compile_ours, compile_theirs, ours, theirs, twin
+from pixart.benchmark.peers import Compilation, as_denoiser, built, ours, their_class
 from pixart.benchmark.pipelines import Asked, Encoders, compared, write_encoders
 from pixart.benchmark.record import Figure
 from pixart.benchmark.speed import CEILING, Speed
@@ -31,7 +31,7 @@ SUITE = "sample"
 _AGREEMENT = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.1}  # of latents after two steps, of the largest
 
 
-class SampleCase(Case):
+class SampleCase(Compared):
     """What is drawn."""
 
     steps: Positive  # of one drawing; the text is prepared once in it
@@ -87,43 +87,38 @@ class Drawing:
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Every case of the device."""
     device = pick(settings.device)
-    whole = settings.pipelines == "always" or (settings.pipelines == "auto" and device.type == "cuda")
+    their_class()
     for name, case in on(device, settings.cpu, settings.cuda).items():
-        precision = precision_on(device, case.precision)
-        run.say(f"{name}: {case.batch} of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
-        changes: dict[str, Any] = {"checkpointing": "none"}
-        model = ours(settings.model, case, text_dim=settings.text.dim, device=device, **changes).eval()
-        models = _models(settings, model.to(DTYPES[precision]))
-        yield from _denoising(settings, case, models, run, name, precision)
-        if not whole:
-            run.say(f"{name}: the whole pipelines are left out on the CPU; suites.sample.pipelines=always has them")
-            continue
-        folder = run.folder / name
-        write_encoders(folder, case.encoders, settings.text)
-        asked = Asked(
-            _objective(settings),
-            side=case.resolution,
-            pictures=case.batch,
-            steps=case.steps,
-            guidance_scale=settings.guidance_scale,
-            scheduler=settings.scheduler,
-            max_tokens=settings.text.longest,
-        )
-        yield from compared(models, asked, folder, run, name=f"{name}, whole pipeline", targets=case.targets)
+        yield from _case(settings, case, run, name, device)
+
+
+def _case(settings: Settings, case: SampleCase, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
+    fresh()
+    precision = precision_on(device, case.precision)
+    run.say(f"{name}: {case.batch} of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
+    changes: dict[str, Any] = {"checkpointing": "none"}
+    model = ours(settings.model, case, text_dim=settings.text.dim, device=device, **changes).eval()
+    models = built(case.contenders, model.to(DTYPES[precision]), settings.compilation)
+    models = yield from _denoising(settings, case, models, run, name, precision)
+    if settings.pipelines == "never" or (settings.pipelines == "auto" and device.type != "cuda"):
+        run.say(f"{name}: the whole pipelines are left out on the CPU; suites.sample.pipelines=always has them")
+        return
+    folder = run.folder / name
+    write_encoders(folder, case.encoders, settings.text)
+    asked = Asked(
+        _objective(settings),
+        side=case.resolution,
+        pictures=case.batch,
+        steps=case.steps,
+        guidance_scale=settings.guidance_scale,
+        scheduler=settings.scheduler,
+        max_tokens=settings.text.longest,
+    )
+    yield from compared(models, asked, folder, run, name=f"{name}, whole pipeline", targets=case.targets)
 
 
 def _objective(settings: Settings) -> Gaussian:
     return Gaussian(**settings.objective.model_dump(exclude={"kind"}))
-
-
-def _models(settings: Settings, model: PixArt) -> dict[str, Any]:
-    """The two transformers, plain and compiled, in the precision of the weights."""
-    peer = theirs(model, fuse_qkv=settings.compilation.fuse_peer_qkv)
-    peer = peer.to(next(model.parameters()).dtype).eval()
-    compiled, peer_compiled = twin(model), twin(peer)
-    compile_ours(compiled, settings.compilation)
-    compile_theirs(peer_compiled, settings.compilation)
-    return {"eager": peer, "compiled": peer_compiled, "ours": model, "ours_compiled": compiled}
 
 
 def _denoising(
@@ -133,8 +128,10 @@ def _denoising(
     run: Run,
     name: str,
     precision: str,
-) -> Iterator[Figure]:
-    device = next(models["ours"].parameters()).device
+) -> Generator[Figure, None, dict[str, Any]]:
+    """Those of ``models`` that the device has the memory for, at the end."""
+    mine = next(model for model in models.values() if isinstance(model, PixArt))
+    device = next(mine.parameters()).device
     made = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)
     drawings = {
         contender: Drawing(
@@ -153,7 +150,7 @@ def _denoising(
     ):
         fitting[contender] = drawings[contender]
         yield Figure(SUITE, f"{name}: {contender} first_drawing", seconds, "s, two steps, compilation included")
-    config, tokens = models["ours"].config, (case.resolution // STRIDE // models["ours"].patch_size) ** 2
+    config, tokens = mine.config, (case.resolution // STRIDE // mine.patch_size) ** 2
     rows, words = 2 * case.batch, made.text_tokens + case.batch  # the null caption has one token
     layers = Layers(products(config, rows, tokens, words), backward=False, dtype=DTYPES[precision], device=device)
     contenders: dict[str, Contender] = {**fitting, CEILING: layers.contender(1)}
@@ -161,14 +158,16 @@ def _denoising(
     times = interleaved(contenders, rounds=run.rounds, seed=run.seed)
     peak = peak_tflops(device)
     yield from Speed(SUITE, name, times, "steps", flops, layers.flops, peak, case.targets).figures()
+    return {contender: models[contender] for contender in fitting}
 
 
 def _captions(cond: Conditioning, *, padded: bool) -> tuple[Conditioning, Conditioning]:
     """Captions and null captions of one token, as our text encoder gives them, or ``padded`` as their pipeline does."""
-    assert cond.tokens is not None
-    assert cond.mask is not None
-    length = cond.mask.shape[1] if padded else int(cond.mask.sum(dim=1).max())
-    one = cond.mask.shape[1] if padded else 1
-    first = torch.arange(cond.mask.shape[1], device=cond.mask.device).expand_as(cond.mask) < 1
-    null = cond._replace(tokens=cond.tokens[:, :one].flip(0), mask=first[:, :one])
-    return cond._replace(tokens=cond.tokens[:, :length], mask=cond.mask[:, :length]), null
+    tokens, mask = cond.tokens, cond.mask
+    assert tokens is not None
+    assert mask is not None
+    length = mask.shape[1] if padded else int(mask.sum(dim=1).max())
+    one = mask.shape[1] if padded else 1
+    first = torch.arange(mask.shape[1], device=mask.device).expand_as(mask) < 1
+    cond = cond._replace(tokens=tokens[:, :length], mask=mask[:, :length], places=None)  # not those of such rows
+    return cond, cond._replace(tokens=tokens[:, :one].flip(0), mask=first[:, :one])

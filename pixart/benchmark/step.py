@@ -52,6 +52,12 @@ class TrainingStep:
         self.model.zero_grad()
         return loss.detach()
 
+    def release(self) -> None:
+        """Let go of gradients and averages; the next step, of this or of another on the same weights, has new ones."""
+        self.model.zero_grad()
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+
     def _loss(self) -> Tensor:
         x0, noise, u, cond, _ = self.examples
         t = self.objective.timesteps(u)

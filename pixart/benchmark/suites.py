@@ -7,6 +7,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any, NamedTuple, Protocol
 
+from pixart.benchmark.device import fresh
 from pixart.benchmark.record import Figure
 from pixart.config import Section, parse
 
@@ -61,7 +62,9 @@ def run_suites(
             except Exception as error:  # noqa: BLE001 (whatever it is, it is raised once the others are measured)
                 say(f"suite {name} failed: {error!r}")
                 failed[name] = error
-                clear_frames(error.__traceback__)  # which would hold its models while the next suite is measured
+                _let_go(error)
+            finally:
+                fresh()  # the next suite may need the whole device, and in other processes
     if len(failed) > 1:
         told = "; ".join(f"{name}: {error!r}" for name, error in failed.items())
         raise ValueError(f"{len(failed)} of {len(ready)} suites failed: {told}") from ExceptionGroup(
@@ -70,3 +73,14 @@ def run_suites(
     for only in failed.values():
         raise only
     return figures
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the frames of ``error`` and of what led to it: they would hold a suite's models while others measure."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            clear_frames(one.__traceback__)
+            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import torch
 
 from pixart.benchmark.agreement import tried
-from pixart.benchmark.case import Case, on
+from pixart.benchmark.case import Compared, on
 from pixart.benchmark.ceilings import Layers, copy_rate
-from pixart.benchmark.device import DTYPES, Choice, pick, precision_on
+from pixart.benchmark.device import DTYPES, Choice, fresh, pick, precision_on, tf32
 from pixart.benchmark.examples import STRIDE, Examples, Text, examples_of
-from pixart.benchmark.peers import Compilation, as_denoiser, compile_ours, compile_theirs, ours, theirs, twin
+from pixart.benchmark.kernels import profiled
+from pixart.benchmark.peers import Compilation, as_denoiser, built, compile_ours, ours, their_class, twin
 from pixart.benchmark.record import Figure
 from pixart.benchmark.speed import CEILING, FLOAT8, Speed
 from pixart.benchmark.step import TrainingStep, adamw
@@ -35,6 +36,13 @@ class OnEach(Section):
     cuda: bool
 
 
+class Mib(Section):
+    """A size for each kind of device."""
+
+    cpu: Positive
+    cuda: Positive
+
+
 class Settings(Section):
     """The keys of ``configs/suite/train_step.yaml``."""
 
@@ -45,9 +53,10 @@ class Settings(Section):
     optimizer: OnEach
     compilation: Compilation
     float8: Float8
-    copy_mib: Positive
-    cpu: dict[str, Case]
-    cuda: dict[str, Case]
+    tf32: bool
+    copy_mib: Mib
+    cpu: dict[str, Compared]
+    cuda: dict[str, Compared]
 
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
@@ -55,13 +64,16 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     device = pick(settings.device)
     for case in on(device, settings.cpu, settings.cuda).values():
         check_float8(settings.float8, device, precision=precision_on(device, case.precision))
-    for name, case in on(device, settings.cpu, settings.cuda).items():
-        yield from _case(settings, case, run, name, device)
-    copied = copy_rate(settings.copy_mib, rounds=run.rounds, device=device)
+    their_class()
+    with tf32(settings.tf32):
+        for name, case in on(device, settings.cpu, settings.cuda).items():
+            yield from _case(settings, case, run, name, device)
+    copied = copy_rate(on(device, settings.copy_mib.cpu, settings.copy_mib.cuda), rounds=run.rounds, device=device)
     yield Figure.spread(SUITE, "copy ceiling of the device's memory", copied, "GB/s")
 
 
-def _case(settings: Settings, case: Case, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
+def _case(settings: Settings, case: Compared, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
+    fresh()
     precision = precision_on(device, case.precision)
     run.say(f"{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
     examples = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)
@@ -75,42 +87,46 @@ def _case(settings: Settings, case: Case, run: Run, name: str, device: torch.dev
         rounded=_ROUNDED,
         device=device,
         say=run.say,
+        release=TrainingStep.release,
     ):
         fitting[contender] = steps[contender]
         yield Figure(SUITE, f"{name}: {contender} first_step", seconds, "s, compilation included")
     yield from _timed(case, model, examples, fitting, run, name, precision)
     if device.type == "cuda":
+        yield from _kernels(fitting, name, device)
         for contender, step in fitting.items():
             yield Figure(SUITE, f"{name}: {contender} peak_memory", step.peak() / 2**30, "GiB")
 
 
 def _steps(
-    settings: Settings, case: Case, model: PixArt, examples: Examples, precision: str
+    settings: Settings, case: Compared, model: PixArt, examples: Examples, precision: str
 ) -> dict[str, TrainingStep]:
     """Ours and theirs; plain and compiled are one set of weights, gradients and averages of them."""
-    peer = theirs(model, fuse_qkv=settings.compilation.fuse_peer_qkv)
-    if case.checkpointing != "none":
-        peer.enable_gradient_checkpointing()
-    compiled, peer_compiled = twin(model), twin(peer)
-    compile_ours(compiled, settings.compilation)
-    compile_theirs(peer_compiled, settings.compilation)
-    contenders = {"eager": peer, "compiled": peer_compiled, "ours": model, "ours_compiled": compiled}
+    contenders = built(case.contenders, model, settings.compilation, checkpointing=case.checkpointing)
+    update = on(examples.x0.device, settings.optimizer.cpu, settings.optimizer.cuda)
+    one_of_each = {type(one): one for one in contenders.values()}
+    optimizers = {kind: adamw(one) if update else None for kind, one in one_of_each.items()}
     if settings.float8 != "none":
         contenders[FLOAT8] = _in_float8(settings, model)
-    update = on(examples.x0.device, settings.optimizer.cpu, settings.optimizer.cuda)
-    optimizers = [adamw(one) if update else None for one in (model, peer)]
     return {
         name: TrainingStep(
             one,
             one if isinstance(one, PixArt) else as_denoiser(one),
             examples,
             objective=Gaussian(**settings.objective.model_dump(exclude={"kind"})),
-            optimizer=optimizers[0] if isinstance(one, PixArt) else optimizers[1],
+            optimizer=optimizers[type(one)],
             precision=precision,
             repeats=case.repeats,
         )
         for name, one in contenders.items()
     }
+
+
+def _kernels(steps: dict[str, TrainingStep], name: str, device: torch.device) -> Iterator[Figure]:
+    """Of one step each; what the kernels of it do not fill is waiting for the host."""
+    for contender, step in steps.items():
+        for kind, seconds in profiled(step.step, device).items():
+            yield Figure(SUITE, f"{name}: {contender} {kind}", 1000 * seconds, "ms of the GPU a step")
 
 
 def _in_float8(settings: Settings, model: PixArt) -> PixArt:
@@ -122,7 +138,7 @@ def _in_float8(settings: Settings, model: PixArt) -> PixArt:
 
 
 def _timed(
-    case: Case,
+    case: Compared,
     model: PixArt,
     examples: Examples,
     steps: dict[str, TrainingStep],

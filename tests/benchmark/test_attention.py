@@ -6,7 +6,8 @@ import pytest
 import torch
 from measuring import measured
 
-from pixart.benchmark.attention import Inputs, _refusal
+from pixart.benchmark import attention
+from pixart.benchmark.attention import Inputs, _refusal, _way
 from pixart.benchmark.candidates import candidates, laid_out
 from pixart.models.attention import BACKENDS
 
@@ -43,9 +44,28 @@ def test_a_way_that_fails_or_computes_something_else_is_refused_with_its_reason(
     )
 
 
+def test_3_kernels_of_sdpa_are_candidates_each_by_itself_or_refused():
+    ways = candidates(torch.device("cuda"))
+    assert [name for name in ways if name.startswith("sdpa ")] == ["sdpa flash", "sdpa cudnn", "sdpa efficient"]
+    q, k, v = (torch.randn(1, 4, 2, 8, requires_grad=True) for _ in range(3))
+    inputs = Inputs(q, k, v, None)
+    expected = BACKENDS["sdpa"].attend(q, k, v, None)
+    refusals = {name: _refusal(_way(ways[name], inputs), expected, inputs) for name in ("sdpa flash", "sdpa efficient")}
+    assert refusals["sdpa flash"] is None  # torch has this one for the CPU, and not the other
+    assert "No viable backend" in str(refusals["sdpa efficient"])
+
+
+def test_every_shape_begins_without_the_graphs_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    order: list[str] = []
+    monkeypatch.setattr(attention, "fresh", lambda: order.append("fresh"))
+    monkeypatch.setattr(attention, "_compared", lambda _, inputs, *__: order.append(str(inputs.q.shape[1])) or ())
+    measured("attention", tmp_path, *TINY)
+    assert order == ["fresh", "4", "4", "fresh", "16", "16", "fresh", "4", "4"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", ["torch flex", "torch varlen"])
+@pytest.mark.parametrize("name", ["torch flex", "torch varlen", "sdpa efficient"])
 def test_torch_s_other_ways_equal_sdpa_on_captions_of_3_and_9_tokens(name: str):
     device = torch.device("cuda")
     backend = candidates(device)[name]

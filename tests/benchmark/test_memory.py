@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from measuring import composed, measured
+from safetensors.torch import load_file
 
-from pixart.benchmark import memory
+from pixart.benchmark import frugal, memory
 from pixart.benchmark.alone import held_mib, peak_mib, run_alone
 from pixart.benchmark.memory_step import peak_of_step
 from pixart.config import parse
+from pixart.encoders.autoencoder import load_autoencoder
+from pixart.encoders.text import load_text_encoder
+from pixart.formats.reading import load
 
 TINY = [
     *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}"),
@@ -51,6 +55,26 @@ def test_a_step_in_a_process_of_its_own_takes_at_least_its_weights_gradients_and
     )
     assert peak is not None
     assert 384**2 * 20 * 4 * 4 / 2**20 < peak < 2000  # a block has 20 D^2 weights and more
+
+
+def test_random_weights_of_three_models_are_written_as_the_door_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small = {**frugal._XXL, "vocab_size": 300, "d_model": 16, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    monkeypatch.setattr(frugal, "_XXL", small)
+    monkeypatch.setattr(frugal, "_AUTOENCODER", (32, 32))
+    values = composed("suite=memory", *(f"suites.memory.{setting}" for setting in TINY))
+    settings = parse(values["suites"]["memory"], memory.Settings)
+    case = memory._case(settings.cpu, batch=1, checkpointing="none")
+    frugal._write(settings.model, case, tmp_path, torch.device("cpu"))
+    text = load_text_encoder(str(tmp_path), max_tokens=6, cleaning="none", dtype=torch.bfloat16)
+    assert text.dim == 16
+    written = load_file(tmp_path / "text_encoder" / "model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
+    assert all(tensor.any() for tensor in written.values())
+    assert load(tmp_path / "transformer").config["dim"] == 48
+    picture = load_autoencoder(str(tmp_path), dtype=torch.float32).decode(torch.zeros(1, 4, 2, 2))
+    assert picture.shape == (1, 3, 4, 4)
 
 
 def test_a_process_that_fails_says_why():

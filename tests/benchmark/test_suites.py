@@ -14,7 +14,7 @@ import pytest
 import torch
 from measuring import composed
 
-from pixart.benchmark import data, price, tiny
+from pixart.benchmark import data, price, suites, tiny
 from pixart.benchmark.latents import Made, _Official, write_official, write_shards_of
 from pixart.benchmark.pictures import examples_of
 from pixart.benchmark.record import Figure
@@ -103,6 +103,52 @@ def test_suites_that_fail_are_told_of_after_the_others_and_what_was_measured_is_
     ]
     with pytest.raises(RuntimeError, match="the device is gone"):
         run_suites({"price": chosen["price"]}, **told)
+
+
+@pytest.mark.parametrize("way", ["cause", "context"])
+def test_an_error_that_came_of_another_holds_1_suite_s_models_no_longer_either(monkeypatch, tmp_path, way: str):
+    class Model:
+        pass
+
+    made: list[weakref.ref[Model]] = []
+
+    def build() -> None:
+        model = Model()
+        made.append(weakref.ref(model))
+        raise KeyError("within")
+
+    def measure(*_: object) -> Iterator[Figure]:
+        try:
+            build()
+        except KeyError as error:
+            if way == "cause":
+                raise RuntimeError("without") from error
+            raise RuntimeError("without")  # noqa: B904
+        yield Figure("price", "one", 1.0, "s")
+
+    held: list[object] = []
+    monkeypatch.setattr(price, "measure", measure)
+    monkeypatch.setattr(data, "measure", lambda *_: held.extend(found() for found in made) or iter(()))
+    chosen = {name: composed(f"suite={name}")["suites"][name] for name in ("price", "data")}
+    with pytest.raises(RuntimeError, match="without"):
+        run_suites(chosen, rounds=1, seed=0, scratch=tmp_path, say=lambda _: None)
+    assert held == [None]
+
+
+def test_after_each_of_2_suites_everything_compiled_is_forgotten(monkeypatch, tmp_path):
+    order: list[str] = []
+
+    def fails(*_: object) -> Iterator[Figure]:
+        order.append("price")
+        raise RuntimeError
+
+    monkeypatch.setattr(suites, "fresh", lambda: order.append("fresh"))
+    monkeypatch.setattr(price, "measure", fails)
+    monkeypatch.setattr(data, "measure", lambda *_: order.append("data") or iter(()))
+    chosen = {name: composed(f"suite={name}")["suites"][name] for name in ("price", "data")}
+    with pytest.raises(RuntimeError):
+        run_suites(chosen, rounds=1, seed=0, scratch=tmp_path, say=lambda _: None)
+    assert order == ["price", "fresh", "data", "fresh"]
 
 
 def test_a_door_whose_suite_fails_leaves_the_record_and_the_table_of_what_it_measured(tmp_path):

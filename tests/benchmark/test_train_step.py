@@ -8,14 +8,16 @@ import torch
 from measuring import composed, measured
 from torch.utils.flop_counter import FlopCounterMode
 
-from pixart.benchmark import train_step
+from pixart.benchmark import peers, train_step
 from pixart.benchmark.ceilings import Layers, copy_rate
 from pixart.benchmark.examples import Text, make_examples
 from pixart.benchmark.peers import twin
+from pixart.benchmark.step import TrainingStep
+from pixart.models.dit import PixArt
 from pixart.models.flops import Product
 
 TINY = [
-    *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}", "copy_mib=1"),
+    *("device=cpu", "model.dim=48", "model.num_heads=4", "text={dim:20,mean:3,longest:6}", "copy_mib.cpu=1"),
     *("compilation.backend=eager", "cpu.two_blocks.resolution=32", "cpu.two_blocks.depth=2", "cpu.two_blocks.batch=2"),
 ]
 
@@ -34,16 +36,96 @@ def test_four_contenders_of_equal_losses_are_timed_beside_the_ceilings(tmp_path:
 
 
 def test_a_peer_that_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    made = train_step.theirs
+    made = peers.theirs
 
     def other(model, **settings):
         peer = made(model, **settings)
         torch.nn.init.zeros_(peer.proj_out.weight)
         return peer
 
-    monkeypatch.setattr(train_step, "theirs", other)
+    monkeypatch.setattr(peers, "theirs", other)
     with pytest.raises(ValueError, match=r"ours computes something else: .* of the largest value apart"):
         measured("train_step", tmp_path, *TINY)
+
+
+def test_of_4_contenders_only_those_of_the_case_are_built_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours = ["ours_compiled", "ours"]
+    monkeypatch.setattr(peers, "theirs", lambda *_, **__: pytest.fail("a peer was built"))
+    figures = measured("train_step", tmp_path, *TINY, f"cpu.two_blocks.contenders=[{','.join(ours)}]")
+    timed = [name.split()[1] for name in figures if name.endswith("images_per_second")]
+    assert timed == ours
+    assert not any("ratio" in name for name in figures)
+
+
+def test_2_contenders_have_the_1_ratio_of_the_two(tmp_path: Path):
+    figures = measured(
+        "train_step", tmp_path, *TINY, "cpu.two_blocks.contenders=[eager,ours_compiled]", "optimizer.cpu=true"
+    )
+    assert {name for name in figures if "ratio" in name} == {"two_blocks: ratio_vs_eager"}
+
+
+@pytest.mark.parametrize(
+    ("contenders", "told"),
+    [
+        ("[]", "contenders: .* at least 1"),
+        ("[eager,compiled]", "contenders: of eager, compiled none is ours: add ours"),
+    ],
+)
+def test_a_case_with_none_of_ours_is_one_sentence(tmp_path: Path, contenders: str, told: str):
+    with pytest.raises(ValueError, match=rf"cpu.two_blocks.{told}"):
+        measured("train_step", tmp_path, *TINY, f"cpu.two_blocks.contenders={contenders}")
+
+
+def test_a_contender_that_does_not_fit_leaves_its_gradients_and_averages_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, released = TrainingStep.step, []
+
+    def step(one: TrainingStep) -> torch.Tensor:
+        loss = whole(one)
+        if isinstance(one.model, PixArt):
+            return loss
+        one._loss().backward()
+        raise torch.OutOfMemoryError
+
+    def release(one: TrainingStep) -> None:
+        assert one.optimizer is not None
+        assert one.optimizer.state
+        drop(one)
+        released.append(sum(p.grad is not None for p in one.model.parameters()) + len(one.optimizer.state))
+
+    drop = TrainingStep.release
+    monkeypatch.setattr(TrainingStep, "step", step)
+    monkeypatch.setattr(TrainingStep, "release", release)
+    said: list[str] = []
+    figures = measured("train_step", tmp_path, *TINY, "optimizer.cpu=true", said=said)
+    assert released == [0, 0]
+    assert [line.split()[0] for line in said if "does not fit" in line] == ["eager", "compiled"]
+    assert {name.split()[1] for name in figures if name.endswith("images_per_second")} == {"ours", "ours_compiled"}
+
+
+def test_nothing_is_built_before_the_peer_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    order: list[str] = []
+    for module, name in ((train_step, "their_class"), (train_step, "ours")):
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, made=made, **k: (order.append(name), made(*a, **k))[1])
+    measured("train_step", tmp_path, *TINY, "cpu.two_blocks.contenders=[ours]")
+    assert order == ["their_class", "ours"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_every_contender_multiplies_in_tf32_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool):
+    before, found = torch.backends.cuda.matmul.allow_tf32, set()
+    whole = TrainingStep.step
+
+    def step(one: TrainingStep) -> torch.Tensor:
+        found.add((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return whole(one)
+
+    monkeypatch.setattr(TrainingStep, "step", step)
+    measured("train_step", tmp_path, *TINY, f"tf32={wanted}")
+    assert found == {(wanted, wanted)}
+    assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
 def test_captions_of_mean_3_have_3_real_tokens_each_on_average():
@@ -54,6 +136,8 @@ def test_captions_of_mean_3_have_3_real_tokens_each_on_average():
     assert made.cond.mask.any(dim=1).all()
     assert len(set(made.cond.mask.sum(dim=1).tolist())) > 1
     assert made.x0.shape == (5, 4, 4, 4)
+    assert made.cond.places is not None
+    assert torch.equal(made.cond.places, made.cond.mask.flatten().nonzero().squeeze(1))
 
 
 def test_the_ceiling_does_as_many_operations_as_it_says_and_no_attention():
