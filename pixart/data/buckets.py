@@ -124,7 +124,8 @@ def settled(
             height, width = buckets[smallest]
             raise ValueError(
                 f"bucket {height}x{width} has {left[smallest]} samples, fewer than its global batch of "
-                f"{sizes[smallest]}: choose a smaller global_batch or data.small_buckets=repeat"
+                f"{sizes[smallest]}: choose a smaller global_batch, hold out fewer by data.validation_samples, or set "
+                "data.small_buckets=repeat"
             )
         nearest = min(others, key=lambda i: _apart(buckets[i], buckets[smallest]))
         left[nearest] += left[smallest]
