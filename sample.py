@@ -1,6 +1,7 @@
 """Draw pictures: ``python sample.py weights=outputs/… prompts=prompts.txt`` (``labels=[0,1]`` after stage 1)."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ OPTIONS = {
     "guidance_channels", "guidance_every", "autoguidance", "autoguidance_scale", "null_caption", "null_mask",
     "told_aspect_ratio", "binning", "tiled", "low_memory", "precision", "compile", "text_encoder", "autoencoder",
 }  # fmt: skip
+
+
+SHOWN = 8  # words that a text encoder does not know
 
 
 def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
@@ -37,6 +41,16 @@ def size_for(asked: SampleConfig, trained: Sequence[tuple[int, int]]) -> tuple[i
     return min(trained, key=lambda size: abs(size[0] / size[1] - ratio))
 
 
+def unread(tokenizer: Any, prompts: Sequence[str]) -> Iterator[str]:
+    """A sentence for each way in which the text encoder does not see all of the prompts."""
+    lost, of = tokenizer.unread(prompts), f"of {len(prompts)} prompts"
+    if lost.unknown:
+        words = ", ".join(lost.unknown[:SHOWN]) + (", …" if len(lost.unknown) > SHOWN else "")
+        yield f"the text encoder does not know: {words} ({lost.with_unknown} {of})"
+    if lost.cut:
+        yield f"the text encoder reads {tokenizer.max_tokens} tokens, and not the end of {lost.cut} {of}"
+
+
 def options_of(asked: SampleConfig, interval: tuple[float, float] | None) -> dict[str, Any]:
     """What else changes a picture and has no place of its own in ``results.jsonl``, where it is not as usual."""
     usual = {"guidance_channels": "all", "guidance_every": 1, "binning": "none"}
@@ -54,6 +68,7 @@ def sample(values: dict[str, Any]) -> None:
     asked = parse(values, SampleConfig)
     prompts = None if asked.prompts is None else read_prompts(asked.prompts)
     from pixart.build.drawing import open_weights
+    from pixart.sampling.bar import bar
     from pixart.sampling.gallery import write_gallery
     from pixart.sampling.memory import peak_memory
     from pixart.sampling.page import Result
@@ -77,19 +92,24 @@ def sample(values: dict[str, Any]) -> None:
     how = habits.unless(asked)
     out = Path(asked.out)
     refuse_unwritable(out, key="out", inside=True)
-    images = pipeline(
-        prompts=None if prompts is None else wanted,
-        labels=wanted if prompts is None else None,
-        seeds=seeds,
-        sizes=[(height, width)] * len(wanted),
-        **how._asdict(),
-        guidance_channels=asked.guidance_channels,
-        guidance_every=asked.guidance_every,
-        autoguidance_scale=asked.autoguidance_scale_for(asked.autoguidance),
-        decode_batch=1 if asked.low_memory else asked.decode_batch,
-        batch_size=1 if asked.low_memory else asked.batch_size,
-        binning=asked.binning,
-    )
+    if prompts is not None and pipeline.text_encoder is not None:  # without it the pipeline refuses prompts
+        for sentence in unread(pipeline.text_encoder.tokenizer, prompts):
+            print(f"note: {sentence}", file=sys.stderr)
+    with bar("drawing") as progress:
+        images = pipeline(
+            prompts=None if prompts is None else wanted,
+            labels=wanted if prompts is None else None,
+            seeds=seeds,
+            sizes=[(height, width)] * len(wanted),
+            **how._asdict(),
+            guidance_channels=asked.guidance_channels,
+            guidance_every=asked.guidance_every,
+            autoguidance_scale=asked.autoguidance_scale_for(asked.autoguidance),
+            decode_batch=1 if asked.low_memory else asked.decode_batch,
+            batch_size=1 if asked.low_memory else asked.batch_size,
+            binning=asked.binning,
+            progress=progress,
+        )
     options = options_of(asked, how.guidance_interval)
     results = [
         Result(

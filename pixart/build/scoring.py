@@ -5,6 +5,7 @@ from typing import Any
 
 from pixart.build.drawing import open_weights
 from pixart.config import EvaluateConfig
+from pixart.sampling.bar import bar
 from pixart.sampling.grid import make_grid
 
 
@@ -34,16 +35,18 @@ def score_alignment(name: str, asked: EvaluateConfig, grid: Path | None) -> dict
     else:
         held_out = [prompt for task in TASKS for prompt in prompts(task, asked.per_task, asked.seed)]
         wanted, targets = [prompt.text for prompt in held_out], [prompt.target for prompt in held_out]
-    images = pipeline(
-        prompts=None if pipeline.text_encoder is None else wanted,
-        labels=wanted if pipeline.text_encoder is None else None,
-        seeds=[asked.seed + i for i in range(len(wanted))],
-        sizes=[sizes[i % len(sizes)] for i in range(len(wanted))],
-        **habits.unless(asked)._asdict(),
-        guidance_channels="all",
-        autoguidance_scale=asked.autoguidance_scale_for(worse),
-        batch_size=asked.batch_size,
-    )
+    with bar(f"drawing with {name}") as progress:
+        images = pipeline(
+            prompts=None if pipeline.text_encoder is None else wanted,
+            labels=wanted if pipeline.text_encoder is None else None,
+            seeds=[asked.seed + i for i in range(len(wanted))],
+            sizes=[sizes[i % len(sizes)] for i in range(len(wanted))],
+            **habits.unless(asked)._asdict(),
+            guidance_channels="all",
+            autoguidance_scale=asked.autoguidance_scale_for(worse),
+            batch_size=asked.batch_size,
+            progress=progress,
+        )
     if grid is not None:
         shown = range(0, len(wanted), max(1, len(wanted) // 24))
         grid.parent.mkdir(parents=True, exist_ok=True)

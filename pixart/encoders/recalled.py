@@ -13,7 +13,7 @@ class Recalled:
     """What ``encoder`` says of ``captions``, one at a time, kept on the CPU; of others it knows nothing (KeyError)."""
 
     def __init__(self, encoder: CaptionEncoder, captions: Sequence[str]) -> None:
-        self.dim = encoder.dim
+        self.dim, self.tokenizer = encoder.dim, encoder.tokenizer
         self._states = {caption: _real(encoder, caption) for caption in dict.fromkeys(captions)}  # (L, D) each
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ class CaptionEncoder(Protocol):
     """What drawing knows of a text encoder."""
 
     dim: int  # D of a state
+    tokenizer: Tokenizer  # what it reads captions by
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """N captions -> states (N, L, D) float32 and mask (N, L) bool, True = real."""

@@ -3,11 +3,19 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pixart.encoders.clean import CLEANINGS, Cleaning, clean
 
 CACHED_CAPTIONS = 16384  # at 120 tokens and 8 bytes about 16 MB a worker
+
+
+class Unread(NamedTuple):
+    """What an encoder never sees of some captions."""
+
+    unknown: tuple[str, ...]  # words that it has no token for, each once, in the order they come
+    with_unknown: int  # captions that have one
+    cut: int  # captions that are longer than it reads
 
 
 class Tokenizer:
@@ -47,6 +55,20 @@ class Tokenizer:
     def _token_ids(self, caption: str) -> tuple[int, ...]:
         text = clean(caption, self.cleaning)
         return tuple(self.backend(text, truncation=True, max_length=self.max_tokens)["input_ids"])
+
+    def unread(self, captions: Sequence[str]) -> Unread:
+        """What is lost of ``captions``, cleaned, on the way to their token ids."""
+        unknown: dict[str, None] = {}
+        with_unknown = cut = 0
+        for caption in captions:
+            text = clean(caption, self.cleaning)
+            told = self.backend(text, return_offsets_mapping=True)
+            spans = zip(told["input_ids"], told["offset_mapping"], strict=True)
+            found = [text[slice(*span)].strip() for token, span in spans if token == self.backend.unk_token_id]
+            unknown |= dict.fromkeys(found)
+            with_unknown += bool(found)
+            cut += len(told["input_ids"]) > self.max_tokens
+        return Unread(tuple(unknown), with_unknown, cut)
 
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption at its true length: at most ``max_tokens``, the last one always the end token."""

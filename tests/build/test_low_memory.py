@@ -21,6 +21,7 @@ from pixart.encoders.recalled import Recalled
 from pixart.encoders.text import TextEncoder
 from pixart.formats.snapshot import find_snapshot
 from pixart.models.dit import PixArt
+from pixart.sampling.pipeline import Pipeline
 from sample import sample
 
 PROMPTS = ["a red circle", "a blue ring"]
@@ -53,6 +54,17 @@ def test_pictures_change_by_few_levels_of_256_and_the_peak_is_told(
     for one, other in zip(plain, lean, strict=True):
         assert one.shape == other.shape
         assert np.abs(one - other).mean() < 3
+
+
+@pytest.mark.parametrize("low_memory", ["false", "true"])
+def test_words_that_the_encoder_does_not_know_are_told_before_anything_is_drawn(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, low_memory: str
+) -> None:
+    monkeypatch.setattr(Pipeline, "__call__", lambda *_, **__: None)
+    asked = [f"low_memory={low_memory}", "prompts=['a red zebra','a red circle']"]
+    with pytest.raises(TypeError):  # of what is no list of pictures
+        drawn(weights, tmp_path, *asked)
+    assert capsys.readouterr().err == "note: the text encoder does not know: zebra (1 of 2 prompts)\n"
 
 
 def test_the_encoder_is_free_before_the_model_is_asked_for_anything(

@@ -59,3 +59,10 @@ def test_a_folder_with_a_sentencepiece_model_alone_gives_its_pieces_and_the_end_
     captions = ["a red circle of a zebra", "a photo"]
     ids = Tokenizer(tmp_path, max_tokens=120, cleaning="official").tokenize(captions)
     assert ids == [[*pieces.encode(caption), 1] for caption in captions]
+
+
+def test_words_without_a_token_and_captions_that_are_too_long_are_told(random_t5: Path) -> None:
+    tokenizer = Tokenizer(random_t5, max_tokens=5, cleaning="basic")
+    captions = ["a red zebra", "a red circle", "a blue square left of a red zebra, and a cow"]
+    assert tokenizer.unread(captions) == (("zebra", "cow"), 2, 1)
+    assert tokenizer.unread(["a red circle", "A RED circle and"]) == ((), 0, 0)  # 4 tokens and the end
