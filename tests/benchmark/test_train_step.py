@@ -169,6 +169,12 @@ def test_all_suites_compose_and_their_settings_are_written_down():
     json.dumps(values)
 
 
+def test_for_a_gpu_the_most_telling_suites_come_first_and_the_price_finds_their_rates_before_it():
+    names = list(composed("suite=gpu")["suites"])
+    assert set(names) == composed("suite=all")["suites"].keys() - {"data", "tiny"}
+    assert names[:2] == ["train_step", "price"]
+
+
 def test_a_target_that_compares_nothing_is_one_sentence(tmp_path: Path):
     with pytest.raises(ValueError, match=r"cpu.two_blocks.targets.ratio_vs_eager: 'about 1' is no target: write it as"):
         measured("train_step", tmp_path, *TINY, "cpu.two_blocks.targets.ratio_vs_eager='about 1'")
