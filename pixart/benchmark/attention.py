@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pixart.benchmark.candidates import candidates, laid_out, unmasked
 from pixart.benchmark.case import on
-from pixart.benchmark.device import DTYPES, Choice, Wanted, fresh, pick, precision_on, settle
+from pixart.benchmark.device import DTYPES, Choice, Wanted, forget_compiled, pick, precision_on, settle
 from pixart.benchmark.examples import STRIDE, Text, lengths
 from pixart.benchmark.record import Figure
 from pixart.benchmark.suites import Run
@@ -61,7 +61,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     dtype = DTYPES[precision_on(device, shapes.precision)]
     backends = _backends(device, run)
     for name, shape in shapes.images.items():
-        fresh()  # flex attention is a graph for each shape, and torch.compile makes few of one function
+        forget_compiled()  # flex attention is a graph for each shape, and torch.compile makes few of one function
         tokens = (shape.resolution // STRIDE // settings.model.patch_size) ** 2
         for kind, mask in (("self", None), ("cross", _mask(shape.batch, settings.text, device, run.seed))):
             keys = tokens if mask is None else settings.text.longest

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pixart.benchmark.case import Case, on
-from pixart.benchmark.device import DTYPES, Choice, fresh, pick, precision_on, settle, tf32
+from pixart.benchmark.device import DTYPES, Choice, forget_compiled, pick, precision_on, settle
 from pixart.benchmark.examples import CHANNELS, STRIDE, Text, make_examples
 from pixart.benchmark.peers import ours
 from pixart.benchmark.record import Figure
@@ -19,6 +19,7 @@ from pixart.config import GaussianObjective, Model, Section
 from pixart.data.buckets import Bucket, official_buckets
 from pixart.diffusion.gaussian import Gaussian
 from pixart.models.compiled import compile_blocks, missing_compiler
+from pixart.models.precision import in_tf32
 
 SUITE = "buckets"
 
@@ -38,7 +39,7 @@ class Settings(Section):
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """A step at each size in random order, from an empty memory of graphs, and then each once more."""
-    with tf32(settings.tf32):
+    with in_tf32(settings.tf32):
         yield from _measured(settings, run)
 
 
@@ -53,7 +54,7 @@ def _measured(settings: Settings, run: Run) -> Iterator[Figure]:
     order = np.random.default_rng(run.seed).permutation(len(buckets))
     steps = _steps(settings, case, [buckets[i] for i in order], device, seed=run.seed)
     run.say(f"{len(buckets)} sizes around {case.resolution} px, {case.depth} blocks, on {device.type}")
-    fresh()
+    forget_compiled()
     counters.clear()
     first, graphs = [], []
     for step in steps:

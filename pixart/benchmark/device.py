@@ -1,8 +1,7 @@
 """The device that is measured: which it is, how precise, how to wait for it, what it holds and how to empty it."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -43,18 +42,6 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
-    """Inside, a GPU multiplies fp32 matrices in TF32, or does not; afterwards as before."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = wanted
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
-
-
 def emptied() -> None:
     """Give back what nobody holds any more, to other processes on the GPU too."""
     gc.collect()
@@ -62,7 +49,7 @@ def emptied() -> None:
         torch.cuda.empty_cache()
 
 
-def fresh() -> None:
+def forget_compiled() -> None:
     """Forget every compiled graph and whatever it held: what ran before shall make nothing larger or more general.
 
     From the second size on ``torch.compile`` would take sizes for symbols, in code that is slower than a size's own.

@@ -88,9 +88,9 @@ def twin(module: M) -> M:
 
 
 def compile_ours(model: PixArt, settings: Compilation) -> None:
-    """Block by block, as training on images of one size compiles it."""
+    """Block by block, as training on squares of one size compiles it."""
     device = next(model.parameters()).device
-    compile_blocks(model, device, one_size=True, backend=settings.backend, options=settings.options)
+    compile_blocks(model, device, static=True, backend=settings.backend, options=settings.options)
 
 
 def compile_theirs(model: nn.Module, settings: Compilation) -> None:

@@ -11,7 +11,7 @@ from pixart.batch import Conditioning, Denoiser
 from pixart.benchmark.agreement import tried
 from pixart.benchmark.case import Compared, on
 from pixart.benchmark.ceilings import Layers
-from pixart.benchmark.device import DTYPES, Choice, fresh, pick, precision_on, settle
+from pixart.benchmark.device import DTYPES, Choice, forget_compiled, pick, precision_on, settle
 from pixart.benchmark.examples import STRIDE, Text, examples_of
 from pixart.benchmark.peers import Compilation, as_denoiser, built, ours, their_class
 from pixart.benchmark.pipelines import Asked, Encoders, compared, write_encoders
@@ -93,7 +93,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
 
 
 def _case(settings: Settings, case: SampleCase, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
-    fresh()
+    forget_compiled()
     precision = precision_on(device, case.precision)
     run.say(f"{name}: {case.batch} of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
     changes: dict[str, Any] = {"checkpointing": "none"}

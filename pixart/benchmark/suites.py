@@ -7,7 +7,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any, NamedTuple, Protocol
 
-from pixart.benchmark.device import fresh
+from pixart.benchmark.device import forget_compiled
 from pixart.benchmark.record import Figure
 from pixart.config import Section, parse
 
@@ -43,7 +43,7 @@ def run_suites(
     """The figures of the suites ``chosen`` (name -> its settings), one suite after another.
 
     What they write lies under ``scratch`` (None: the system's folder for such things) and is deleted afterwards.
-    ``keep`` is given all figures so far after each new one: a machine that is lent for minutes may be gone at any time.
+    ``keep`` is given all figures so far after each new one: what ends a run, or a machine, is not to take them along.
 
     Raises ``ValueError`` naming a setting that is wrong, before anything is measured. A suite that fails is told of
     and the others are measured; then its error is raised, or ``ValueError`` naming all of several.
@@ -64,7 +64,7 @@ def run_suites(
                 failed[name] = error
                 _let_go(error)
             finally:
-                fresh()  # the next suite may need the whole device, and in other processes
+                forget_compiled()  # the next suite may need the whole device, and in other processes
     if len(failed) > 1:
         told = "; ".join(f"{name}: {error!r}" for name, error in failed.items())
         raise ValueError(f"{len(failed)} of {len(ready)} suites failed: {told}") from ExceptionGroup(

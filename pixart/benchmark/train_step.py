@@ -7,7 +7,7 @@ import torch
 from pixart.benchmark.agreement import tried
 from pixart.benchmark.case import Compared, on
 from pixart.benchmark.ceilings import Layers, copy_rate
-from pixart.benchmark.device import DTYPES, Choice, fresh, pick, precision_on, tf32
+from pixart.benchmark.device import DTYPES, Choice, forget_compiled, pick, precision_on
 from pixart.benchmark.examples import STRIDE, Examples, Text, examples_of
 from pixart.benchmark.kernels import profiled
 from pixart.benchmark.peers import Compilation, as_denoiser, built, compile_ours, ours, their_class, twin
@@ -21,6 +21,7 @@ from pixart.diffusion.gaussian import Gaussian
 from pixart.models.dit import PixArt
 from pixart.models.float8 import check_float8, use_float8
 from pixart.models.flops import products, training_flops
+from pixart.models.precision import in_tf32
 from pixart.training.work import peak_tflops
 
 SUITE = "train_step"
@@ -65,7 +66,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     for case in on(device, settings.cpu, settings.cuda).values():
         check_float8(settings.float8, device, precision=precision_on(device, case.precision))
     their_class()
-    with tf32(settings.tf32):
+    with in_tf32(settings.tf32):
         for name, case in on(device, settings.cpu, settings.cuda).items():
             yield from _case(settings, case, run, name, device)
     copied = copy_rate(on(device, settings.copy_mib.cpu, settings.copy_mib.cuda), rounds=run.rounds, device=device)
@@ -73,7 +74,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
 
 
 def _case(settings: Settings, case: Compared, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
-    fresh()
+    forget_compiled()
     precision = precision_on(device, case.precision)
     run.say(f"{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
     examples = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)

@@ -3,6 +3,7 @@
 import torch
 from accelerate import Accelerator
 
+from pixart.build.compiling import has_static_shapes, rehearsed
 from pixart.build.parts import objective
 from pixart.build.reading import RunData, read_batches
 from pixart.config import Config, Muon
@@ -63,20 +64,6 @@ def _pace(config: Config) -> Pace:
     return Pace(config.steps, section.warmup_steps, section.lr_decay, section.clip_norm)
 
 
-def _of_one_size(config: Config) -> bool:
-    return config.data.buckets == "square" or len(config.data.buckets) == 1
-
-
-def _rehearsed(config: Config, accelerator: Accelerator) -> tuple[int, ...]:
-    """Images of the micro-batches to compile for, on a GPU the run's own: its kernels are made for what they see."""
-    if accelerator.device.type != "cuda":
-        return (min(2, config.micro_batch),)
-    if not _of_one_size(config):
-        return (min(config.micro_batch, config.global_batch),)
-    count = accelerator.num_processes * -(-config.global_batch // (config.micro_batch * accelerator.num_processes))
-    return tuple(sorted({config.global_batch // count, -(-config.global_batch // count)}))
-
-
 def sharding_of(config: Config) -> Sharding:
     """How the run is distributed; to be asked before there is an Accelerator, which would follow the launcher."""
     return decided(config.sharding, launcher(), checkpointing=config.model.checkpointing)
@@ -88,13 +75,13 @@ def _prepare(
     section = config.optimizer
     use_float8(bare, accelerator.device, recipe=config.float8)
     if config.compile:
-        compile_blocks(bare, accelerator.device, one_size=_of_one_size(config))
+        compile_blocks(bare, accelerator.device, static=has_static_shapes(config, accelerator.device))
     # Nothing else is prepared: a prepared schedule would run world-size times too fast, a prepared loader would make
     # the first rank read for all.
     prepared = distributed(accelerator, bare, sharding)
     if config.compile:
         tokens = 0 if config.text_encoder is None else config.text_encoder.max_tokens
-        for images in _rehearsed(config, accelerator):
+        for images in rehearsed(config, accelerator.device, processes=accelerator.num_processes):
             rehearse(accelerator, prepared, bare, images=images, tokens=tokens)
     optimizer = make_optimizer(
         bare,

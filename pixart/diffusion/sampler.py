@@ -117,19 +117,19 @@ def sample(
         times, guidance_scale=guidance_scale, num_timesteps=solver.num_timesteps, interval=guidance_interval
     )
     with_null = afresh(at_each, every=guidance_every)
-    told_times = times.to(latents.device)  # once: at each step the host would wait for it
+    device_times = times.to(latents.device)  # once: at each step the host would wait for it
     asked = {
         both: Asked(
             denoiser,
             joined(cond, null, guidance_scale=guidance_scale) if both else cond,
-            told_times,
+            device_times,
             (latents.shape[2], latents.shape[3]),
         )
         for both in set(with_null)
     }
     asked_of_worse = None
     if worse is not None and autoguidance_scale != 1:
-        asked_of_worse = Asked(worse, cond, told_times, (latents.shape[2], latents.shape[3]))
+        asked_of_worse = Asked(worse, cond, device_times, (latents.shape[2], latents.shape[3]))
     guide = Guide(channels=guidance_channels, with_variance=solver.takes_variance)
     for step, (scale, both) in enumerate(zip(at_each, with_null, strict=True)):
         output = guide(  # (N, C or 2C, H, W)

@@ -103,8 +103,8 @@ class TextEncoder:
         # A softmax over nothing is NaN: a row without a real token looks at all of its padding and is zeroed below.
         visible = mask | ~mask.any(dim=1, keepdim=True)  # (N, L)
         with torch.autocast(self.device.type, enabled=False):  # the states must not depend on who calls
-            added = _added(visible, self.model.dtype)  # (N, 1, 1, L)
-            states = self.model(input_ids=token_ids, attention_mask=added).last_hidden_state  # (N, L, D)
+            additive = _additive_mask(visible, self.model.dtype)  # (N, 1, 1, L)
+            states = self.model(input_ids=token_ids, attention_mask=additive).last_hidden_state  # (N, L, D)
         return states.float().masked_fill(~mask[..., None], 0.0)
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ class TextEncoder:
         return self.encode(token_ids, mask), mask.to(self.device)
 
 
-def _added(visible: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, L) bool -> (N, 1, 1, L), what is added to attention's scores: 0, or what leaves nothing of one.
 
     Of a mask (N, L) transformers asks on the host whether all of it is real, which waits for the device; one of four

@@ -137,14 +137,16 @@ def _missing_xformers(device_type: str) -> str | None:
     logging.getLogger("xformers").setLevel(logging.ERROR)  # it warns at length about kernels that we do not use
     try:
         _try_xformers(device_type)
-    except (ImportError, OSError, NotImplementedError) as error:
-        return str(error).splitlines()[0].rstrip(":")
+    except (ImportError, OSError, RuntimeError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
     return None
 
 
+@torch.enable_grad()
 def _try_xformers(device_type: str) -> None:
-    q = torch.zeros(1, 16, 1, 64, dtype=torch.float16, device=device_type)
-    _xformers(q, q, q, _prepare_xformers(torch.ones(1, 16, dtype=torch.bool, device=device_type), 16, None))
+    q = torch.zeros(1, 16, 1, 72, dtype=torch.float16, device=device_type, requires_grad=True)
+    mask = torch.ones(1, 16, dtype=torch.bool, device=device_type)
+    _xformers(q, q, q, _prepare_xformers(mask, 16, None)).sum().backward()
 
 
 def choose(name: str, device: torch.device) -> Backend:

@@ -23,22 +23,22 @@ def compile_blocks(
     model: nn.Module,
     device: torch.device | str,
     *,
-    one_size: bool = False,
+    static: bool = False,
     backend: Backend = "inductor",
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Let the blocks of ``model`` run compiled on ``device``; without a compiler for it they stay, with one log line.
 
-    All blocks, of other models too, share one graph whose sizes are symbols, so that batches, buckets and captions of
-    any size use it. A batch of one image is a graph of its own, and so are training, evaluation and autocast. What
-    recomputation is configured becomes part of the graph; hooks, such as those that gather shards, stay outside.
-    Names of parameters and modules are what they were.
+    All blocks, of other models too, share one graph whose shapes are dynamic, so that batches, buckets and captions of
+    any size use it, but for training with ``static``. A batch of one image is a graph of its own, and so are training,
+    evaluation and autocast. What recomputation is configured becomes part of the graph; hooks, such as those that
+    gather shards, stay outside. Names of parameters and modules are what they were.
 
     Args:
         model: a ``PixArt``; wrapped or not, on any device.
         device: where it will run.
-        one_size: whether training has images of one size: then a GPU's kernels are made for that size, and for each
-            other that comes all the same, which makes a step faster; captions are as long as they are.
+        static: on a GPU, make a graph of training for each shape of ``x`` (N, T, D) in place of one for all: kernels
+            made for a shape are faster. The number of caption tokens stays a symbol.
         backend: of ``torch.compile``.
         options: inductor's own, see ``torch._inductor.list_options()``.
     """
@@ -48,28 +48,30 @@ def compile_blocks(
         logger.warning("compile=true has no effect: %s", lacking)
         return
     chosen = tuple(sorted(options.items()))
-    run = _at_its_size(backend, chosen) if one_size and kind == "cuda" else _compiled(backend, chosen, dynamic=True)
+    run = _at_its_shape(backend, chosen) if static and kind == "cuda" else _compiled(backend, chosen, dynamic=True)
     for block in model.modules():
         if isinstance(block, PixArtBlock):
             block.run = run
 
 
 @cache
-def _at_its_size(backend: Backend, options: Options) -> Run:
-    """Which graph runs depends on the sizes alone, not on those that came before: a resumed run computes the same."""
-    one, any_size = (_compiled(backend, options, dynamic=dynamic) for dynamic in (False, True))
+def _at_its_shape(backend: Backend, options: Options) -> Run:
+    """Up to ``VARIANTS`` graphs, which of them runs depends on the shape alone, and not on those that came before: a
+    resumed run computes the same.
+    """
+    at_one, at_any = (_compiled(backend, options, dynamic=dynamic) for dynamic in (False, True))
 
     def run(block: PixArtBlock, x: Tensor, t: Tensor, text: Text | KeysValues | None) -> Tensor:
         if not (block.training and torch.is_grad_enabled()):
-            return any_size(block, x, t, text)
-        for counted in _counted(text):
-            torch._dynamo.maybe_mark_dynamic(counted, 0)
-        return one(block, x, t, text)
+            return at_any(block, x, t, text)
+        for ragged in _ragged(text):
+            torch._dynamo.maybe_mark_dynamic(ragged, 0)
+        return at_one(block, x, t, text)
 
     return run
 
 
-def _counted(text: Text | KeysValues | None) -> Iterator[Tensor]:
+def _ragged(text: Text | KeysValues | None) -> Iterator[Tensor]:
     """What has as many rows as the captions have tokens, whose number is another in every batch."""
     if isinstance(text, Text) and text.y.ndim == 2:
         yield from (text.y, text.padding.places, text.padding.counts)

@@ -1,6 +1,7 @@
-"""The borders of autocast."""
+"""The borders of autocast, and how the rest is multiplied."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatch
 
 import torch
@@ -14,6 +15,18 @@ def as_given(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def in_tf32(wanted: bool) -> Iterator[None]:
+    """Inside, a GPU multiplies fp32 matrices in TF32, or does not; afterwards as before."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def halve(model: nn.Module, dtype: torch.dtype) -> None:

@@ -35,7 +35,7 @@ def _policy(_: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPol
 
 
 # A block draws nothing: the host need not save every GPU's generator before each, and set it back twice.
-_again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+_checkpoint = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 def through(checkpointing: str) -> Callable[..., Tensor]:
@@ -48,8 +48,8 @@ def through(checkpointing: str) -> Callable[..., Tensor]:
     if checkpointing == "none":
         return _plainly
     if checkpointing == "blocks":
-        return _again
-    return partial(_again, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+        return _checkpoint
+    return partial(_checkpoint, context_fn=partial(create_selective_checkpoint_contexts, _policy))
 
 
 def _plainly(part: Callable[..., Tensor], *inputs: Any) -> Tensor:

@@ -27,6 +27,8 @@ def rehearse(accelerator: Accelerator, model: nn.Module, bare: nn.Module, *, ima
         model(*_made_up(config, images, tokens, accelerator.device)).square().mean().backward()
     for parameter in bare.parameters():
         parameter.grad = None
+    if accelerator.device.type == "cuda":  # no step of the run: its peak is not the log's
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
 
 
 def _made_up(

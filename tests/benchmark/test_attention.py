@@ -57,10 +57,10 @@ def test_3_kernels_of_sdpa_are_candidates_each_by_itself_or_refused():
 
 def test_every_shape_begins_without_the_graphs_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     order: list[str] = []
-    monkeypatch.setattr(attention, "fresh", lambda: order.append("fresh"))
+    monkeypatch.setattr(attention, "forget_compiled", lambda: order.append("forgotten"))
     monkeypatch.setattr(attention, "_compared", lambda _, inputs, *__: order.append(str(inputs.q.shape[1])) or ())
     measured("attention", tmp_path, *TINY)
-    assert order == ["fresh", "4", "4", "fresh", "16", "16", "fresh", "4", "4"]
+    assert order == ["forgotten", "4", "4", "forgotten", "16", "16", "forgotten", "4", "4"]
 
 
 @pytest.mark.gpu

@@ -2,11 +2,10 @@
 
 import weakref
 
-import pytest
 import torch
 
 from pixart.benchmark.agreement import tried
-from pixart.benchmark.device import fresh, tf32
+from pixart.benchmark.device import forget_compiled
 from pixart.models import compiled
 from pixart.models.blocks import PixArtBlock
 
@@ -20,7 +19,7 @@ def test_a_second_size_is_compiled_for_itself_after_a_fresh_start_and_for_any_si
 
     doubled = torch.compile(lambda x: x * 2, backend=backend)
     for size in (3, 5):
-        fresh()
+        forget_compiled()
         doubled(torch.ones(size))
     doubled(torch.ones(7))
     assert symbols == [False, False, True]
@@ -35,7 +34,7 @@ def test_blocks_are_compiled_again_after_1_fresh_start():
 
     made = []
     for _ in range(2):
-        fresh()
+        forget_compiled()
         block = PixArtBlock(
             *(16, 2),
             mlp_ratio=2.0,
@@ -73,19 +72,3 @@ def test_a_contender_that_does_not_fit_is_released_and_nothing_that_it_made_is_l
     told = {"tolerance": 1e-4, "device": torch.device("cpu"), "say": said.append, "release": released.append}
     assert [name for name, _ in tried(contenders, once, **told)] == ["small"]
     assert said == ["large does not fit the memory of this device and is left out: take a smaller batch"]
-
-
-def test_tf32_is_as_before_after_1_error():
-    def switches() -> tuple[bool, bool]:
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-    def fails() -> None:
-        with tf32(not before[0]):
-            inside.append(switches())
-            raise KeyError
-
-    before, inside = switches(), []
-    with pytest.raises(KeyError):
-        fails()
-    assert inside == [(not before[0],) * 2]
-    assert switches() == before

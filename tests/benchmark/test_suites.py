@@ -142,13 +142,13 @@ def test_after_each_of_2_suites_everything_compiled_is_forgotten(monkeypatch, tm
         order.append("price")
         raise RuntimeError
 
-    monkeypatch.setattr(suites, "fresh", lambda: order.append("fresh"))
+    monkeypatch.setattr(suites, "forget_compiled", lambda: order.append("forgotten"))
     monkeypatch.setattr(price, "measure", fails)
     monkeypatch.setattr(data, "measure", lambda *_: order.append("data") or iter(()))
     chosen = {name: composed(f"suite={name}")["suites"][name] for name in ("price", "data")}
     with pytest.raises(RuntimeError):
         run_suites(chosen, rounds=1, seed=0, scratch=tmp_path, say=lambda _: None)
-    assert order == ["price", "fresh", "data", "fresh"]
+    assert order == ["price", "forgotten", "data", "forgotten"]
 
 
 def test_a_door_whose_suite_fails_leaves_the_record_and_the_table_of_what_it_measured(tmp_path):

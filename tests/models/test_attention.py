@@ -110,9 +110,19 @@ def test_xformers_without_cuda_becomes_sdpa_with_1_log_line(small, randomise, ca
     assert choose("xformers", torch.device("cpu")) is BACKENDS["sdpa"]
 
 
-def test_xformers_that_imports_without_its_kernels_becomes_sdpa_on_a_gpu_too(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            NotImplementedError("No operator found for these inputs:\n    query: fp16"),
+            "No operator found for these inputs",
+        ),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_xformers_that_imports_without_its_kernels_becomes_sdpa_on_a_gpu_too(monkeypatch, caplog, error, told):
     def lacking(_: str) -> None:
-        raise NotImplementedError("No operator found for these inputs:\n    query: fp16")
+        raise error
 
     monkeypatch.setattr(attention, "_try_xformers", lacking)
     attention._usable.cache_clear()
@@ -120,7 +130,7 @@ def test_xformers_that_imports_without_its_kernels_becomes_sdpa_on_a_gpu_too(mon
         assert usable("xformers", "cuda") == "sdpa"
     attention._usable.cache_clear()
     assert [record.message for record in caplog.records] == [
-        "attention=xformers cannot run on cuda (No operator found for these inputs): using sdpa"
+        f"attention=xformers cannot run on cuda ({told}): using sdpa"
     ]
 
 

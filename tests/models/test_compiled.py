@@ -46,11 +46,11 @@ def test_1_graph_serves_all_blocks_and_4_sizes_with_the_numbers_of_eager(small, 
     assert counters["stats"]["unique_graphs"] == 2
 
 
-def test_for_images_of_one_size_captions_share_a_graph_and_another_size_gets_its_own(small, randomise):
+def test_with_static_shapes_captions_of_all_lengths_share_a_graph_and_another_batch_has_its_own(small, randomise):
     torch._dynamo.reset()
     counters.clear()
     plain, other = (randomise(small(depth=3), std=0.05).train() for _ in range(2))
-    compile_blocks(other, "cuda", one_size=True, backend="aot_eager")  # the backend makes nothing for the device
+    compile_blocks(other, "cuda", static=True, backend="aot_eager")  # the backend makes nothing for the device
     graphs = []
     for images, short in [(3, 2), (3, 5), (3, 1), (4, 2), (3, 3)]:
         x_t, t, cond = inputs(images, 8, 6)

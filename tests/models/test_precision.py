@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pixart.batch import Conditioning
 from pixart.models.dit import PixArt
-from pixart.models.precision import halve
+from pixart.models.precision import halve, in_tf32
 
 # All that autocast reaches; docs/precision.md lists the same.
 LOW = (
@@ -113,3 +113,19 @@ def test_weights_kept_in_half_precision_give_what_autocast_gives_to_the_bit(smal
     halved = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
     assert len(halved) == 4 + 2 * 14  # weights and biases: 2 layers of the caption, 7 of each block
     assert not [name for name in halved if "adaLN" in name or "embedder.mlp" in name]
+
+
+def test_tf32_is_as_before_after_1_error():
+    def switches() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def fails() -> None:
+        with in_tf32(not before[0]):
+            inside.append(switches())
+            raise KeyError
+
+    before, inside = switches(), []
+    with pytest.raises(KeyError):
+        fails()
+    assert inside == [(not before[0],) * 2]
+    assert switches() == before

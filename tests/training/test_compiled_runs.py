@@ -6,7 +6,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,9 @@ from miniature import SMALL, Silent, small
 from scripts import run_script
 from torch._dynamo.utils import counters
 
-from pixart.build import learning
+from pixart.batch import Conditioning, places_of
+from pixart.build import compiling, learning
+from pixart.build.compiling import has_static_shapes, rehearsed
 from pixart.build.training import run_training
 from pixart.formats.snapshot import find_snapshot, read_snapshot
 from pixart.models.compiled import compile_blocks
@@ -109,20 +110,57 @@ def test_a_resume_may_not_turn_compilation_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "more", "expected"),
+    ("device", "processes", "more", "expected"),
     [
-        ("cpu", [], (2,)),
-        ("cuda", [], (3, 4)),  # ten images in pieces of at most four
-        ("cuda", ["global_batch=8"], (4,)),
-        ("cuda", ["data.buckets=[[32,32],[24,40]]"], (4,)),  # sizes are symbols there
-        ("cuda", ["data.buckets=[[32,32],[24,40]]", "global_batch=3"], (3,)),
-        ("cuda", ["data.buckets=[[24,40]]"], (3, 4)),
+        ("cpu", 1, [], (2,)),
+        ("cuda", 1, [], (3, 4)),  # ten images in pieces of at most four
+        ("cuda", 2, [], (2, 3)),
+        ("cuda", 2, ["micro_batch=64"], (5,)),
+        ("cuda", 1, ["data.buckets=[[32,32]]"], (3, 4)),
+        ("cuda", 1, ["data.buckets=[[24,40]]"], (2,)),  # not the square that a rehearsal is of
+        ("cuda", 1, ["data.buckets=[[32,32],[24,40]]"], (2,)),
+        ("cuda", 1, ["model.attention=xformers"], (3, 4)),
     ],
 )
-def test_on_a_gpu_what_is_rehearsed_are_the_run_s_own_micro_batches(
-    tmp_path: Path, device: str, more: list[str], expected: tuple[int, ...]
+def test_with_static_shapes_the_run_s_own_micro_batches_are_rehearsed(
+    tmp_path: Path, device: str, processes: int, more: list[str], expected: tuple[int, ...]
 ) -> None:
-    there = SimpleNamespace(device=torch.device(device), num_processes=1)
     config = small(2, tmp_path, "global_batch=10", *more)
-    assert learning._rehearsed(config, there) == expected
-    assert learning._of_one_size(config) == (not any("],[" in one for one in more))
+    assert rehearsed(config, torch.device(device), processes=processes) == expected
+
+
+def test_where_xformers_runs_shapes_are_dynamic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(2, tmp_path, "model.attention=xformers")
+    for found in ("sdpa", "xformers"):
+        monkeypatch.setattr(compiling, "usable", lambda *_, found=found: found)
+        assert has_static_shapes(config, torch.device("cuda")) == (found == "sdpa")
+
+
+def test_micro_batches_that_cannot_be_cut_are_refused_before_anything_is_compiled(tmp_path: Path) -> None:
+    config = small(2, tmp_path, "global_batch=5", "micro_batch=1")
+    with pytest.raises(ValueError, match="global_batch=5 cannot be shared by 4 processes"):
+        rehearsed(config, torch.device("cuda"), processes=4)
+
+
+def test_after_a_rehearsal_at_static_shapes_steps_with_other_captions_make_no_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from accelerate import Accelerator
+
+    from pixart.build.parts import model
+    from pixart.training.rehearsal import rehearse
+
+    monkeypatch.setattr("pixart.models.dit.located", lambda tokens, mask, places: (tokens, mask, places))  # as on a GPU
+    torch._dynamo.reset()
+    counters.clear()
+    bare = model(small(2, Path("unused"))).train()
+    compile_blocks(bare, "cuda", static=True, backend="aot_eager")
+    for images in (3, 4):
+        rehearse(Accelerator(cpu=True), bare, bare, images=images, tokens=24)
+    assert counters["stats"]["unique_graphs"] == 2
+    side, channels = bare.config["input_size"], bare.config["in_channels"]
+    for images, longest in ((4, 1), (3, 24), (4, 9)):
+        mask = torch.arange(24) < torch.randint(1, longest + 1, (images, 1))
+        cond = Conditioning(tokens=torch.randn(images, 24, 64), mask=mask, places=places_of(mask))
+        bare(torch.randn(images, channels, side, side), torch.zeros(images), cond).sum().backward()
+    assert counters["stats"]["unique_graphs"] == 2

@@ -18,6 +18,8 @@ from accelerate.utils import ProjectConfiguration
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
+from pixart.models.precision import in_tf32
+
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 PATIENCE = timedelta(minutes=10)  # for ranks of which one still writes while the others begin the next job
 _MEETINGS = count()
@@ -37,7 +39,8 @@ def launched(
     if on_cpu and precision == "fp16":
         raise ValueError("precision=fp16 needs a GPU: set precision=fp32 or bf16")
     with ExitStack() as undone:
-        undone.enter_context(_numerics(tf32=tf32, deterministic=deterministic))
+        undone.enter_context(in_tf32(tf32))
+        undone.enter_context(_deterministic(deterministic))
         undone.callback(_forget)
         _meet(meeting, on_cpu=on_cpu)
         # Without cpu=True Accelerate makes, of two CPU processes under a launcher, two runs of one process each.
@@ -55,20 +58,17 @@ def launched(
 
 
 @contextmanager
-def _numerics(*, tf32: bool, deterministic: bool) -> Iterator[None]:
-    """How torch computes, in this job alone."""
-    matmul, convolution, were = torch.backends.cuda.matmul, torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
-    before = matmul.allow_tf32, convolution.allow_tf32, torch.are_deterministic_algorithms_enabled()
-    workspace = os.environ.get(were)
-    matmul.allow_tf32 = convolution.allow_tf32 = tf32
-    torch.use_deterministic_algorithms(deterministic)
-    if deterministic:
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Inside, torch computes so that the bits are the same every time, or need not; afterwards as before."""
+    were = "CUBLAS_WORKSPACE_CONFIG"
+    before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get(were)
+    torch.use_deterministic_algorithms(wanted)
+    if wanted:
         os.environ.setdefault(were, ":4096:8")
     try:
         yield
     finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before[:2]
-        torch.use_deterministic_algorithms(before[2])
+        torch.use_deterministic_algorithms(before)
         if workspace is None:
             os.environ.pop(were, None)
 
