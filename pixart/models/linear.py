@@ -38,6 +38,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return ONEDNN(_dense(x), _dense(weight), None if bias is None else bias.contiguous(), "none", [], "")
 
 
+def _product_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """GELU by tanh of the same, taken while a piece of it is in the cache."""
+    if ONEDNN is None or not x.numel():
+        return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    return ONEDNN(_dense(x), _dense(weight), None if bias is None else bias.contiguous(), "gelu", [], "tanh")
+
+
 def _dense(x: Tensor) -> Tensor:
     """``x`` itself where its rows or its columns lie one behind the other, else a copy of which that is true."""
     return x if x.is_contiguous() or (x.ndim == 2 and x.t().is_contiguous()) else x.contiguous()
@@ -50,8 +57,11 @@ def _shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
 # An operator of its own: what traces a model must not look inside, and does not know how to differentiate oneDNN's.
 _LIBRARY = torch.library.Library("pixart", "FRAGMENT")
 _LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.define("linear_gelu(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _LIBRARY.impl("linear", _product, "CPU")
-torch.library.register_fake(OPERATOR, _shape, lib=_LIBRARY)
+_LIBRARY.impl("linear_gelu", _product_gelu, "CPU")
+for _operator in (OPERATOR, "pixart::linear_gelu"):
+    torch.library.register_fake(_operator, _shape, lib=_LIBRARY)
 
 
 class Product(torch.autograd.Function):
@@ -88,7 +98,7 @@ def _of_weight(rows: Tensor, inputs: Tensor) -> Tensor:
 product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = Product.apply
 
 
-@register_flop_formula(torch.ops.pixart.linear)
+@register_flop_formula([torch.ops.pixart.linear, torch.ops.pixart.linear_gelu])
 def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
     """Of a product, which its gradients are counted as too: (M, K) by (K, N)."""
     return 2 * math.prod(x) * weight[0]
@@ -100,15 +110,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Elsewhere, in another precision, under autocast and of narrow layers it is ``F.linear`` itself. The two differ in
     float32's last bits.
     """
-    if (
+    return product(x, weight, bias) if _for_onednn(x, weight) else F.linear(x, weight, bias)
+
+
+def _for_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
         ONEDNN is not None
         and x.device.type == "cpu"
         and x.dtype is weight.dtype is torch.float32
         and min(weight.shape) >= NARROWEST
         and not torch.is_autocast_enabled("cpu")
-    ):
-        return product(x, weight, bias)
-    return F.linear(x, weight, bias)
+    )
 
 
 class Linear(nn.Linear):
@@ -119,8 +131,20 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class _Mlp(Mlp):  # type: ignore[misc]
+    """timm's; where nothing is differentiated oneDNN takes the GELU of what it multiplies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        fc1 = self.fc1
+        # An adapter around the layer, or a hook on it, is to see what it gives.
+        bare = type(fc1) is Linear and not (fc1._forward_hooks or fc1._forward_pre_hooks)
+        if bare and not torch.is_grad_enabled() and _for_onednn(x, fc1.weight):
+            return self.fc2(torch.ops.pixart.linear_gelu(x, fc1.weight, fc1.bias))
+        return super().forward(x)
+
+
 def make_mlp(dim: int, hidden: int, out: int) -> Mlp:
     """timm's, of two such layers ``fc1`` and ``fc2`` with GELU by tanh between them: (..., dim) -> (..., out)."""
-    made = Mlp(dim, hidden, out, act_layer=lambda: nn.GELU("tanh"))
+    made = _Mlp(dim, hidden, out, act_layer=lambda: nn.GELU("tanh"))
     made.fc1, made.fc2 = Linear(dim, hidden), Linear(hidden, out)
     return made

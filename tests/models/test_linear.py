@@ -18,13 +18,14 @@ WIDE = 384
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The shapes of weights that oneDNN is asked for, whether this machine has it or not."""
-    seen: list[tuple[int, ...]] = []
+    seen: list[tuple[Any, ...]] = []
 
-    def product(x: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> Tensor:
-        seen.append(tuple(weight.shape))
-        return F.linear(x, weight, bias)
+    def product(x: Tensor, weight: Tensor, bias: Tensor | None, then: str, *_: Any) -> Tensor:
+        seen.append(tuple(weight.shape) if then == "none" else (*weight.shape, then))
+        result = F.linear(x, weight, bias)
+        return result if then == "none" else F.gelu(result, approximate="tanh")
 
     monkeypatch.setattr(module, "ONEDNN", product)
     return seen
@@ -154,3 +155,40 @@ def test_a_model_s_wide_layers_are_all_of_this_kind(small):
     assert all(
         isinstance(layer, Linear) for layer in [*blocks, model.y_embedder.y_proj.fc1, model.y_embedder.y_proj.fc2]
     )
+
+
+@pytest.mark.parametrize("rows", [(), (3,), (2, 5), (0, 4)])
+def test_gelu_of_a_product_is_torch_s_to_1e_6(rows: tuple[int, ...]):
+    made = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*size, generator=made) for size in ((*rows, WIDE), (40, WIDE), (40,)))
+    expected = F.gelu(F.linear(x, weight / WIDE**0.5, bias), approximate="tanh")
+    found = torch.ops.pixart.linear_gelu(x, weight / WIDE**0.5, bias)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_an_mlp_that_nobody_differentiates_takes_gelu_with_the_product_and_its_operations_are_counted(
+    asked: list[tuple[Any, ...]],
+):
+    mlp, x = make_mlp(WIDE, 2 * WIDE, WIDE), torch.randn(2, 3, WIDE)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            found = mlp(x)
+        assert asked == [(2 * WIDE, WIDE, "gelu"), (WIDE, 2 * WIDE)]
+        assert counter.get_total_flops() == 2 * 2 * 6 * WIDE * 2 * WIDE
+        asked.clear()
+        hook = mlp.fc1.register_forward_hook(lambda *_: None)
+        torch.testing.assert_close(mlp(x), found, rtol=1e-5, atol=1e-6)
+        hook.remove()
+
+        class Adapted(Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) + 1
+
+        mlp.fc1.__class__ = Adapted
+        assert not torch.allclose(mlp(x), found)
+        mlp.fc1.__class__ = Linear
+        torch.testing.assert_close(mlp(x.bfloat16().float()), found, rtol=0.1, atol=0.1)
+    assert [one for one in asked if "gelu" in one] == [(2 * WIDE, WIDE, "gelu")]
+    asked.clear()
+    torch.testing.assert_close(mlp(x), found, rtol=1e-5, atol=1e-6)
+    assert asked == [(2 * WIDE, WIDE), (WIDE, 2 * WIDE)]
