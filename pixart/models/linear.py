@@ -31,18 +31,16 @@ def _onednn() -> Callable[..., Tensor] | None:
 ONEDNN = _onednn()
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x`` (..., K), ``weight`` (N, K), ``bias`` (N,) or None, all with any strides -> (..., N), contiguous."""
-    if ONEDNN is None or not x.numel():
-        return F.linear(x, weight, bias)
-    return ONEDNN(_dense(x), _dense(weight), None if bias is None else bias.contiguous(), "none", [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """``x`` (..., K), ``weight`` (N, K), ``bias`` (N,) or None, all with any strides -> (..., N), contiguous.
 
-
-def _product_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """GELU by tanh of the same, taken while a piece of it is in the cache."""
+    With ``gelu`` its GELU by tanh, taken of each piece while that is in the cache.
+    """
     if ONEDNN is None or not x.numel():
-        return F.gelu(F.linear(x, weight, bias), approximate="tanh")
-    return ONEDNN(_dense(x), _dense(weight), None if bias is None else bias.contiguous(), "gelu", [], "tanh")
+        result = F.linear(x, weight, bias)
+        return F.gelu(result, approximate="tanh") if gelu else result
+    then: tuple[str, list[Any], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
+    return ONEDNN(_dense(x), _dense(weight), None if bias is None else bias.contiguous(), *then)
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -50,18 +48,15 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or (x.ndim == 2 and x.t().is_contiguous()) else x.contiguous()
 
 
-def _shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+def _shape(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 # An operator of its own: what traces a model must not look inside, and does not know how to differentiate oneDNN's.
 _LIBRARY = torch.library.Library("pixart", "FRAGMENT")
-_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_LIBRARY.define("linear_gelu(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias, bool gelu=False) -> Tensor")
 _LIBRARY.impl("linear", _product, "CPU")
-_LIBRARY.impl("linear_gelu", _product_gelu, "CPU")
-for _operator in (OPERATOR, "pixart::linear_gelu"):
-    torch.library.register_fake(_operator, _shape, lib=_LIBRARY)
+torch.library.register_fake(OPERATOR, _shape, lib=_LIBRARY)
 
 
 class Product(torch.autograd.Function):
@@ -98,7 +93,7 @@ def _of_weight(rows: Tensor, inputs: Tensor) -> Tensor:
 product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = Product.apply
 
 
-@register_flop_formula([torch.ops.pixart.linear, torch.ops.pixart.linear_gelu])
+@register_flop_formula(torch.ops.pixart.linear)
 def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
     """Of a product, which its gradients are counted as too: (M, K) by (K, N)."""
     return 2 * math.prod(x) * weight[0]
@@ -139,7 +134,7 @@ class _Mlp(Mlp):  # type: ignore[misc]
         # An adapter around the layer, or a hook on it, is to see what it gives.
         bare = type(fc1) is Linear and not (fc1._forward_hooks or fc1._forward_pre_hooks)
         if bare and not torch.is_grad_enabled() and _for_onednn(x, fc1.weight):
-            return self.fc2(torch.ops.pixart.linear_gelu(x, fc1.weight, fc1.bias))
+            return self.fc2(torch.ops.pixart.linear(x, fc1.weight, fc1.bias, gelu=True))
         return super().forward(x)
 
 

@@ -162,7 +162,7 @@ def test_gelu_of_a_product_is_torch_s_to_1e_6(rows: tuple[int, ...]):
     made = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*size, generator=made) for size in ((*rows, WIDE), (40, WIDE), (40,)))
     expected = F.gelu(F.linear(x, weight / WIDE**0.5, bias), approximate="tanh")
-    found = torch.ops.pixart.linear_gelu(x, weight / WIDE**0.5, bias)
+    found = torch.ops.pixart.linear(x, weight / WIDE**0.5, bias, gelu=True)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
