@@ -119,27 +119,23 @@ BACKENDS = {
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def usable(name: str, device_type: str) -> str:
     """``name``, or "sdpa" and one line in the log where that backend cannot run on this kind of device."""
-    return name if name == "sdpa" else _usable(name, device_type)
+    return name if name == "sdpa" or _xformers_runs_on(device_type) else "sdpa"
 
 
 @cache
-def _usable(name: str, device_type: str) -> str:
-    if (lacking := _missing_xformers(device_type)) is None:
-        return name
-    logger.warning("attention=%s cannot run on %s (%s): using sdpa", name, device_type, lacking)
-    return "sdpa"
-
-
-def _missing_xformers(device_type: str) -> str | None:
-    """Why it cannot run there, None where it can; it imports without its kernels too, so it is asked to compute."""
-    if device_type != "cuda":
-        return "it has no kernels outside CUDA"
-    logging.getLogger("xformers").setLevel(logging.ERROR)  # it warns at length about kernels that we do not use
-    try:
-        _try_xformers(device_type)
-    except (ImportError, OSError, RuntimeError) as error:
-        return next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
-    return None
+def _xformers_runs_on(device_type: str) -> bool:
+    """It imports without its kernels too, so it is asked to compute; where it cannot, the log says why."""
+    lacking = "it has no kernels outside CUDA"
+    if device_type == "cuda":
+        logging.getLogger("xformers").setLevel(logging.ERROR)  # it warns at length about kernels that we do not use
+        try:
+            _try_xformers(device_type)
+        except (ImportError, OSError, RuntimeError) as error:
+            lacking = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
+        else:
+            return True
+    logger.warning("attention=xformers cannot run on %s (%s): using sdpa", device_type, lacking)
+    return False
 
 
 @torch.enable_grad()

@@ -100,7 +100,7 @@ def test_every_backend_agrees_with_plain_attention_on_cuda_to_2e_2_in_half_preci
 
 
 def test_xformers_without_cuda_becomes_sdpa_with_1_log_line(small, randomise, captioned, x_t, t, caplog):
-    attention._usable.cache_clear()
+    attention._xformers_runs_on.cache_clear()
     sdpa, xformers = randomise(small()), randomise(small(attention="xformers"))
     with caplog.at_level(logging.WARNING, logger=attention.__name__):
         outputs = [xformers(x_t, t, captioned) for _ in range(2)]
@@ -125,10 +125,10 @@ def test_xformers_that_imports_without_its_kernels_becomes_sdpa_on_a_gpu_too(mon
         raise error
 
     monkeypatch.setattr(attention, "_try_xformers", lacking)
-    attention._usable.cache_clear()
+    attention._xformers_runs_on.cache_clear()
     with caplog.at_level(logging.WARNING, logger=attention.__name__):
         assert usable("xformers", "cuda") == "sdpa"
-    attention._usable.cache_clear()
+    attention._xformers_runs_on.cache_clear()
     assert [record.message for record in caplog.records] == [
         f"attention=xformers cannot run on cuda ({told}): using sdpa"
     ]
