@@ -9,14 +9,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from pixart.benchmark.device import settle
 
-# Parts of their names; a kernel is of the first kind that it has one of. cuDNN's backward of attention is three.
+# Parts of their names; a kernel is of the first kind that it has one of. Compiled kernels come first, since they are
+# named by what they fuse; cuDNN's backward of attention is three.
 KINDS = {
-    "compiled kernels": (
-        "triton_poi",
-        "triton_red",
-        "triton_per",
-        "triton_for",
-    ),  # first: their names list what they fuse
+    "compiled kernels": ("triton_poi", "triton_red", "triton_per", "triton_for"),
     "attention": ("sdpa", "flash", "fmha", "compute_dot_do_o", "convert_dq", "attention"),
     "matrix products": ("nvjet", "gemm", "cutlass", "xmma", "splitk", "wgrad", "dgrad"),
     "optimizer": ("multi_tensor_apply",),

@@ -1,6 +1,7 @@
 """The suite ``train_step``: a training step of ours beside diffusers', plain and compiled, on equal work."""
 
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import torch
 
@@ -26,22 +27,17 @@ from pixart.training.work import peak_tflops
 
 SUITE = "train_step"
 
+T = TypeVar("T")
+
 _AGREEMENT = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 1e-2}  # of the losses, relative
 _ROUNDED = {FLOAT8: 3e-2}  # the same of a contender that multiplies in fewer bits
 
 
-class OnEach(Section):
+class OnEach(Section, Generic[T]):
     """A choice for each kind of device."""
 
-    cpu: bool
-    cuda: bool
-
-
-class Mib(Section):
-    """A size for each kind of device."""
-
-    cpu: Positive
-    cuda: Positive
+    cpu: T
+    cuda: T
 
 
 class Settings(Section):
@@ -51,11 +47,11 @@ class Settings(Section):
     model: Model
     objective: GaussianObjective
     text: Text
-    optimizer: OnEach
+    optimizer: OnEach[bool]
     compilation: Compilation
     float8: Float8
     tf32: bool
-    copy_mib: Mib
+    copy_mib: OnEach[Positive]
     cpu: dict[str, Compared]
     cuda: dict[str, Compared]
 
