@@ -67,8 +67,8 @@ def sample(values: dict[str, Any]) -> None:
     """Validate, open the weights, draw, write files, grid and page."""
     asked = parse(values, SampleConfig)
     prompts = None if asked.prompts is None else read_prompts(asked.prompts)
+    from pixart.bar import bar
     from pixart.build.drawing import open_weights
-    from pixart.sampling.bar import bar
     from pixart.sampling.gallery import write_gallery
     from pixart.sampling.memory import peak_memory
     from pixart.sampling.page import Result

@@ -22,6 +22,7 @@ NARROWEST = 100  # columns that its rows need: a log has 80 and would break each
 def evaluate(values: dict[str, Any]) -> None:
     """Draw held-out prompts (or labels) with each of the weights, score the pictures, print and write the scores."""
     asked = parse(values, EvaluateConfig)
+    from pixart.bar import bar
     from pixart.build.scoring import score_alignment
     from pixart.build.worse import read_told, read_worse
 
@@ -36,7 +37,8 @@ def evaluate(values: dict[str, Any]) -> None:
     scores: dict[str, Any] = {}
     for name in asked.named:
         images = None if asked.images is None else Path(asked.images) / f"{name}.png"
-        scores[name] = score_alignment(name, asked, images)
+        with bar(f"drawing with {name}") as progress:
+            scores[name] = score_alignment(name, asked, images, progress=progress)
     show(scores)
     if asked.summary is not None:
         minutes = {} if asked.started is None else {"minutes": round((time.time() - asked.started) / 60, 2)}

@@ -64,7 +64,7 @@ def test_2_names_are_2_rows_and_2_scores_in_the_file(weights, tmp_path, monkeypa
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_first_picture(weights, tmp_path, monkeypatch, given, sentence):
-    monkeypatch.setattr("pixart.build.scoring.score_alignment", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("pixart.build.scoring.score_alignment", lambda *_, **__: pytest.fail("drawn"))
     asked = {"weights": weights, "images": str(tmp_path / "grids"), **given}
     with pytest.raises(SystemExit) as stop:
         evaluate(monkeypatch, *(f"{key}={value.replace('@', weights)}" for key, value in asked.items()))

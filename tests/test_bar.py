@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from pixart.sampling.bar import bar
+from pixart.bar import bar
 
 
 def drawn(*, terminal: bool) -> str:

@@ -1,4 +1,4 @@
-"""How far a drawing is: a bar in a terminal for as long as it lasts, and nothing anywhere else."""
+"""For the doors: how far a drawing is, a bar in a terminal for as long as it lasts, and nothing anywhere else."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
