@@ -10,7 +10,7 @@ from torch import Tensor
 from pixart.benchmark.device import settle
 from pixart.benchmark.timing import Contender, Spread
 from pixart.models.flops import Product
-from pixart.models.linear import linear
+from pixart.models.linear import linear, weight_gradient
 
 
 class Layers:
@@ -50,7 +50,7 @@ class Layers:
             for _ in range(product.times):
                 linear(x, weight)
                 if self.backward:
-                    gradient.t() @ x
+                    weight_gradient(gradient, x)
                 if self.backward and product.backward == 2:
                     linear(gradient, weight.t())
 

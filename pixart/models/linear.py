@@ -1,13 +1,14 @@
 """The linear layers that take nearly all of a model's time: on a CPU their products are computed by oneDNN.
 
 torch has two libraries of matrix products on x86 and takes MKL for float32. With AVX-512 oneDNN is faster at forward
-products and at gradients of inputs from 384 features on, and at some gradients of weights: docs/performance.md.
+products and at gradients of inputs from 384 features on, and at some gradients of weights; on AMD's Zen 5 at all three
+and from 96 on: docs/performance.md.
 
 Letters: M rows of all leading sizes together, K input features, N output features.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-NARROWEST = 384  # features on both sides from which oneDNN has been measured to be faster
 OPERATOR = "pixart::linear"
+
+
+def _leaves_half_idle() -> bool:
+    """Whether MKL multiplies 256 bits at once where the processor can 512: AMD's, from Zen 5 on."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("sse4a") and has.get("avx512_f") and has.get("avx_vnni"))
+
+
+MKL_IS_SLOW = _leaves_half_idle()
+NARROWEST = 96 if MKL_IS_SLOW else 384  # features on both sides from which oneDNN has been measured to be faster
 
 
 def _onednn() -> Callable[..., Tensor] | None:
@@ -39,6 +49,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False)
     if ONEDNN is None or not x.numel():
         result = F.linear(x, weight, bias)
         return F.gelu(result, approximate="tanh") if gelu else result
+    if bias is None and not gelu and _better_turned(x, weight):
+        return ONEDNN(weight, x, None, "none", [], "").t().contiguous()
     then: tuple[str, list[Any], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
     return ONEDNN(_dense(x), _dense(weight), None if bias is None else bias.contiguous(), *then)
 
@@ -46,6 +58,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False)
 def _dense(x: Tensor) -> Tensor:
     """``x`` itself where its rows or its columns lie one behind the other, else a copy of which that is true."""
     return x if x.is_contiguous() or (x.ndim == 2 and x.t().is_contiguous()) else x.contiguous()
+
+
+def _better_turned(x: Tensor, weight: Tensor) -> bool:
+    """Whether this is a gradient of weights that are higher than wide, of rows enough to pay for turning the result."""
+    columns = x.ndim == 2 and x.t().is_contiguous() and weight.t().is_contiguous()
+    return MKL_IS_SLOW and columns and x.shape[1] >= weight.shape[0] < x.shape[0]
 
 
 def _shape(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
@@ -86,8 +104,9 @@ class Product(torch.autograd.Function):
 
 
 def _of_weight(rows: Tensor, inputs: Tensor) -> Tensor:
-    """(M, N), (M, K) -> (N, K): oneDNN is faster at it where the result is wider than high."""
-    return product(rows.t(), inputs.t(), None) if inputs.shape[1] > rows.shape[1] else rows.t() @ inputs
+    """(M, N), (M, K) -> (N, K): where MKL is not slow, oneDNN is faster at it if the result is wider than high."""
+    by_onednn = MKL_IS_SLOW or inputs.shape[1] > rows.shape[1]
+    return product(rows.t(), inputs.t(), None) if by_onednn else rows.t() @ inputs
 
 
 product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = Product.apply
@@ -105,15 +124,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Elsewhere, in another precision, under autocast and of narrow layers it is ``F.linear`` itself. The two differ in
     float32's last bits.
     """
-    return product(x, weight, bias) if _for_onednn(x, weight) else F.linear(x, weight, bias)
+    return product(x, weight, bias) if _for_onednn(x, weight, weight.shape) else F.linear(x, weight, bias)
 
 
-def _for_onednn(x: Tensor, weight: Tensor) -> bool:
+def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Of ``linear``'s weight as ``linear`` computes it: ``gradient`` (M, N), ``x`` (M, K) -> (N, K)."""
+    fast = _for_onednn(gradient, x, (gradient.shape[1], x.shape[1]))
+    return _of_weight(gradient, x) if fast else gradient.t() @ x
+
+
+def _for_onednn(one: Tensor, other: Tensor, sides: Sequence[int]) -> bool:
     return (
         ONEDNN is not None
-        and x.device.type == "cpu"
-        and x.dtype is weight.dtype is torch.float32
-        and min(weight.shape) >= NARROWEST
+        and one.device.type == "cpu"
+        and one.dtype is other.dtype is torch.float32
+        and min(sides) >= NARROWEST
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -133,7 +158,7 @@ class _Mlp(Mlp):  # type: ignore[misc]
         fc1 = self.fc1
         # An adapter around the layer, or a hook on it, is to see what it gives.
         bare = type(fc1) is Linear and not (fc1._forward_hooks or fc1._forward_pre_hooks)
-        if bare and not torch.is_grad_enabled() and _for_onednn(x, fc1.weight):
+        if bare and not torch.is_grad_enabled() and _for_onednn(x, fc1.weight, fc1.weight.shape):
             return self.fc2(torch.ops.pixart.linear(x, fc1.weight, fc1.bias, gelu=True))
         return super().forward(x)
 

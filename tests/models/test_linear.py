@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +29,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         return result if then == "none" else F.gelu(result, approximate="tanh")
 
     monkeypatch.setattr(module, "ONEDNN", product)
+    monkeypatch.setattr(module, "MKL_IS_SLOW", False)
+    monkeypatch.setattr(module, "NARROWEST", WIDE)
     return seen
 
 
@@ -44,15 +47,18 @@ def gradients(function: Callable[..., Tensor], *inputs: Tensor | None) -> list[T
     sides=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     bias=st.booleans(),
     turned=st.booleans(),
+    slow=st.booleans(),
 )
-def test_result_and_gradients_are_torch_s_to_1e_5_of_the_largest(rows, sides, bias, turned):
+def test_result_and_gradients_are_torch_s_to_1e_5_of_the_largest(rows, sides, bias, turned, slow):
     k, n = sides
     made = torch.Generator().manual_seed(k * n)
     x, weight = torch.randn(*rows, k, generator=made), torch.randn(n, k, generator=made)
     if turned:
         x, weight = x.transpose(0, -2), weight.t().contiguous().t()
     b = torch.randn(n, generator=made) if bias else None
-    for ours, theirs in zip(gradients(module.product, x, weight, b), gradients(F.linear, x, weight, b), strict=True):
+    with mock.patch.object(module, "MKL_IS_SLOW", slow):
+        found = gradients(module.product, x, weight, b)
+    for ours, theirs in zip(found, gradients(F.linear, x, weight, b), strict=True):
         assert ours.shape == theirs.shape
         if theirs.numel():
             assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
@@ -114,6 +120,53 @@ def test_wide_layers_in_float32_alone_ask_for_onednn(asked):
     assert asked == []
     make_mlp(WIDE, 2 * WIDE, WIDE)(x)
     assert asked == [(2 * WIDE, WIDE), (WIDE, 2 * WIDE)]
+
+
+@pytest.mark.parametrize(
+    ("slow", "rows", "sides", "gradients_asked"),
+    [
+        (False, 5, (WIDE, 2 * WIDE), []),
+        (False, 5, (2 * WIDE, WIDE), [(2 * WIDE, 5)]),
+        (True, 5, (WIDE, 2 * WIDE), [(WIDE, 5)]),
+        (True, 5, (2 * WIDE, WIDE), [(2 * WIDE, 5)]),
+        (True, WIDE, (WIDE, 2 * WIDE), [(2 * WIDE, WIDE)]),  # turned afterwards
+        (True, WIDE, (WIDE, WIDE), [(WIDE, WIDE)]),
+    ],
+)
+def test_gradients_of_weights_ask_for_onednn_where_that_is_faster(
+    asked, monkeypatch, slow, rows, sides, gradients_asked
+):
+    monkeypatch.setattr(module, "MKL_IS_SLOW", slow)
+    k, n = sides
+    x, gradient = torch.randn(rows, k), torch.randn(rows, n)
+    found = module.weight_gradient(gradient, x)
+    assert asked == gradients_asked
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, gradient.t() @ x, rtol=1e-4, atol=1e-4)
+    layer = Linear(k, n)
+    layer(x).backward(gradient)
+    assert torch.equal(layer.weight.grad, found)
+
+
+def test_gradients_of_narrow_weights_and_in_half_precision_do_not(asked):
+    narrow, wide = torch.randn(3, WIDE - 1), torch.randn(3, 2 * WIDE)
+    assert torch.equal(module.weight_gradient(narrow, wide), narrow.t() @ wide)
+    module.weight_gradient(wide.bfloat16(), wide.bfloat16())
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("has", "slow"),
+    [
+        ({"sse4a": True, "avx512_f": True, "avx_vnni": True}, True),  # Zen 5
+        ({"sse4a": True, "avx512_f": True, "avx_vnni": False}, False),  # Zen 4
+        ({"sse4a": False, "avx512_f": True, "avx_vnni": True}, False),  # Intel's
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_mkl_is_slow_on_zen_5(monkeypatch, has, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert module._leaves_half_idle() is slow
 
 
 def test_without_onednn_the_layer_is_torch_s_to_the_bit(monkeypatch):
