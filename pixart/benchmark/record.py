@@ -21,6 +21,7 @@ _PACKAGES = (
     *("torch", "torchvision", "numpy", "pillow", "pyarrow", "safetensors", "webdataset"),
     *("diffusers", "transformers", "accelerate", "xformers"),
 )
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 class Figure(NamedTuple):
@@ -123,12 +124,14 @@ def _commit() -> Any:
 
 @cache
 def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown processor"
+    """Its name, and the numbers of its kind, since a rented one's name is that of many."""
+    first = _CPUINFO.read_text().split("\n\n")[0] if _CPUINFO.is_file() else ""
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    if "model name" not in told:
+        return platform.processor() or "unknown processor"
+    if "cpu family" not in told:
+        return told["model name"]
+    return f"{told['model name']} (family {told['cpu family']}, model {told['model']})"
 
 
 def _driver() -> str:

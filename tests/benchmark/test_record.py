@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pixart.benchmark import record as module
 from pixart.benchmark.record import Figure, as_markdown, record, write_record
 from pixart.benchmark.timing import Spread
 
@@ -29,6 +30,26 @@ def test_a_record_holds_figures_machine_versions_command_and_settings(tmp_path: 
     assert read["machine"]["threads"] >= 1
     assert "torch" in read["packages"]
     assert read["command"].startswith("python ")
+
+
+@pytest.mark.parametrize(
+    ("told", "processor"),
+    [
+        ("model name\t: EPYC\ncpu family\t: 26\nmodel\t\t: 2\n\nmodel name\t: other\n", "EPYC (family 26, model 2)"),
+        ("processor : 0\nmodel name : Virt\n", "Virt"),
+    ],
+)
+def test_a_processor_is_named_with_its_kind_where_the_system_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, processor: str
+):
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "cpuinfo")
+    module._processor.cache_clear()
+    assert module._processor() == processor
+    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "missing")
+    module._processor.cache_clear()
+    assert module._processor()
+    module._processor.cache_clear()
 
 
 def test_the_table_has_a_row_for_each_figure_with_quartiles_and_verdict():
