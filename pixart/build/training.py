@@ -101,11 +101,13 @@ def _refuse_another_config(directory: RunDirectory, config: Config) -> None:
         raise ValueError(f"{directory.path} has checkpoints and no config.yaml: put it back, or set another run_dir")
     if not config.resume:
         raise ValueError(f"{directory.path} holds a run already and resume=false: delete it or set another run_dir")
-    old, new = shape.binding(earlier), shape.binding(config.model_dump(mode="json"))
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    given = config.model_dump(mode="json")
+    old, new = shape.binding(earlier), shape.binding(given)
+    was, now = (shape.UNSAID | shape.flatten(values) for values in (earlier, given))
+    changed = sorted(key for key in old.keys() | new.keys() if was.get(key) != now.get(key))
     if changed:
-        was, now = ({key: values.get(key, shape.UNSAID.get(key)) for key in changed} for values in (old, new))
-        listed = ", ".join(f"{key} (was {was[key]}, is {now[key]})" for key in changed)
+        why = {"steps": ": its rate falls until the last"}
+        listed = ", ".join(f"{key} (was {was.get(key)}, is {now.get(key)}{why.get(key, '')})" for key in changed)
         raise ValueError(
             f"{directory.path} was made with another configuration: {listed}; put it back or set another run_dir"
         )

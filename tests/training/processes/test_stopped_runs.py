@@ -109,6 +109,15 @@ def test_a_start_that_fails_leaves_0_requests_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "requeue").exists()
 
 
+def test_more_steps_are_refused_where_the_rate_falls_until_the_last_and_the_sentence_says_so(tmp_path: Path) -> None:
+    falling = ("optimizer.lr_decay=linear", "checkpoint_every=4")
+    run_training(small(1, tmp_path, *BRIEF, "steps=4", *falling), lambda _: Silent())
+    with pytest.raises(ValueError, match=r"steps \(was 4, is 6: its rate falls until the last\); put it back"):
+        run_training(small(1, tmp_path, *BRIEF, "steps=6", *falling), lambda _: Silent())
+    with pytest.raises(ValueError, match=r"configuration: optimizer.lr_decay \(was linear, is none\); put it back"):
+        run_training(small(1, tmp_path, *BRIEF, "steps=4", "checkpoint_every=4"), lambda _: Silent())
+
+
 # Two processes.
 
 TIMED = {"images_per_second", "tflops", "mfu", "data_wait", "memory"}
