@@ -129,7 +129,7 @@ def _processor() -> str:
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
     if "model name" not in told:
         return platform.processor() or "unknown processor"
-    if "cpu family" not in told:
+    if not told.keys() >= {"cpu family", "model"}:
         return told["model name"]
     return f"{told['model name']} (family {told['cpu family']}, model {told['model']})"
 

@@ -1,8 +1,8 @@
 """The linear layers that take nearly all of a model's time: on a CPU their products are computed by oneDNN.
 
 torch has two libraries of matrix products on x86 and takes MKL for float32. With AVX-512 oneDNN is faster at forward
-products and at gradients of inputs from 384 features on, and at some gradients of weights; on AMD's Zen 5 at all three
-and from 96 on: docs/performance.md.
+products and at gradients of inputs from 384 features on, and at some gradients of weights; on AMD's Zen 5 at all three,
+of many rows from 96 on: docs/performance.md.
 
 Letters: M rows of all leading sizes together, K input features, N output features.
 """
@@ -27,7 +27,10 @@ def _leaves_half_idle() -> bool:
 
 
 MKL_IS_SLOW = _leaves_half_idle()
-NARROWEST = 96 if MKL_IS_SLOW else 384  # features on both sides from which oneDNN has been measured to be faster
+# Features on both sides from which oneDNN has been measured to be faster; below WIDE of MANY rows alone, since being
+# asked takes it some 30 us.
+WIDE, MANY = 384, 1024
+NARROWEST = 96 if MKL_IS_SLOW else WIDE
 
 
 def _onednn() -> Callable[..., Tensor] | None:
@@ -79,6 +82,8 @@ torch.library.register_fake(OPERATOR, _shape, lib=_LIBRARY)
 
 class Product(torch.autograd.Function):
     """``F.linear`` in float32 on the CPU, with gradients of any order."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -138,7 +143,7 @@ def _for_onednn(one: Tensor, other: Tensor, sides: Sequence[int]) -> bool:
         ONEDNN is not None
         and one.device.type == "cpu"
         and one.dtype is other.dtype is torch.float32
-        and min(sides) >= NARROWEST
+        and (min(sides) >= WIDE or (min(sides) >= NARROWEST and math.prod(one.shape[:-1]) >= MANY))
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -37,6 +37,7 @@ def test_a_record_holds_figures_machine_versions_command_and_settings(tmp_path: 
     [
         ("model name\t: EPYC\ncpu family\t: 26\nmodel\t\t: 2\n\nmodel name\t: other\n", "EPYC (family 26, model 2)"),
         ("processor : 0\nmodel name : Virt\n", "Virt"),
+        ("model name : Virt\ncpu family : 6\n", "Virt"),
     ],
 )
 def test_a_processor_is_named_with_its_kind_where_the_system_tells_it(

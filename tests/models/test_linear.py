@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     monkeypatch.setattr(module, "ONEDNN", product)
     monkeypatch.setattr(module, "MKL_IS_SLOW", False)
-    monkeypatch.setattr(module, "NARROWEST", WIDE)
+    monkeypatch.setattr(module, "NARROWEST", module.WIDE)
     return seen
 
 
@@ -167,6 +167,25 @@ def test_gradients_of_narrow_weights_and_in_half_precision_do_not(asked):
 def test_mkl_is_slow_on_zen_5(monkeypatch, has, slow):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     assert module._leaves_half_idle() is slow
+
+
+def test_narrow_layers_ask_for_onednn_for_many_rows_alone(asked, monkeypatch):
+    monkeypatch.setattr(module, "NARROWEST", 96)
+    layer = Linear(96, 100)
+    layer(torch.randn(module.MANY - 1, 96))
+    Linear(95, 100)(torch.randn(module.MANY, 95))
+    assert asked == []
+    layer(torch.randn(2, module.MANY // 2, 96))
+    assert asked == [(100, 96)]
+
+
+def test_gradients_of_each_sample_are_torch_s():
+    x, weight = torch.randn(3, 2, 5), torch.randn(4, 5)
+    ours, theirs = (
+        torch.func.vmap(torch.func.grad(lambda w, x, f=function: f(x, w, None).pow(2).sum()), (None, 0))(weight, x)
+        for function in (module.product, F.linear)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_without_onednn_the_layer_is_torch_s_to_the_bit(monkeypatch):
