@@ -27,8 +27,8 @@ def _leaves_half_idle() -> bool:
 
 
 MKL_IS_SLOW = _leaves_half_idle()
-# Features on both sides from which oneDNN has been measured to be faster; below WIDE of MANY rows alone, since being
-# asked takes it some 30 us.
+# Features on both sides from which oneDNN has been measured to be faster; below WIDE of MANY rows alone, since to ask
+# it takes 30 us more, and 110 with the gradients.
 WIDE, MANY = 384, 1024
 NARROWEST = 96 if MKL_IS_SLOW else WIDE
 
@@ -49,7 +49,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False)
 
     With ``gelu`` its GELU by tanh, taken of each piece while that is in the cache.
     """
-    if ONEDNN is None or not x.numel():
+    if ONEDNN is None or not x.numel() or x.shape[-1] != weight.shape[1]:  # which torch refuses, naming both shapes
         result = F.linear(x, weight, bias)
         return F.gelu(result, approximate="tanh") if gelu else result
     if bias is None and not gelu and _better_turned(x, weight):
@@ -64,7 +64,10 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _better_turned(x: Tensor, weight: Tensor) -> bool:
-    """Whether this is a gradient of weights that are higher than wide, of rows enough to pay for turning the result."""
+    """Whether to make the transposed product and turn that, which pays for high gradients of weights of many rows.
+
+    Asked within the operator, since outside every compiled graph would have a guard on the number of rows.
+    """
     columns = x.ndim == 2 and x.t().is_contiguous() and weight.t().is_contiguous()
     return MKL_IS_SLOW and columns and x.shape[1] >= weight.shape[0] < x.shape[0]
 

@@ -129,8 +129,8 @@ def test_wide_layers_in_float32_alone_ask_for_onednn(asked):
         (False, 5, (2 * WIDE, WIDE), [(2 * WIDE, 5)]),
         (True, 5, (WIDE, 2 * WIDE), [(WIDE, 5)]),
         (True, 5, (2 * WIDE, WIDE), [(2 * WIDE, 5)]),
-        (True, WIDE, (WIDE, 2 * WIDE), [(2 * WIDE, WIDE)]),  # turned afterwards
-        (True, WIDE, (WIDE, WIDE), [(WIDE, WIDE)]),
+        (True, WIDE, (WIDE, 2 * WIDE), [(2 * WIDE, WIDE)]),  # turned
+        (True, WIDE, (2 * WIDE, WIDE), [(2 * WIDE, WIDE)]),  # not
     ],
 )
 def test_gradients_of_weights_ask_for_onednn_where_that_is_faster(
@@ -177,6 +177,11 @@ def test_narrow_layers_ask_for_onednn_for_many_rows_alone(asked, monkeypatch):
     assert asked == []
     layer(torch.randn(2, module.MANY // 2, 96))
     assert asked == [(100, 96)]
+
+
+def test_an_input_of_the_wrong_width_is_refused_with_both_shapes():
+    with pytest.raises(RuntimeError, match="2x383 and 384x500"):
+        Linear(WIDE, 500)(torch.randn(2, WIDE - 1))
 
 
 def test_gradients_of_each_sample_are_torch_s():
