@@ -79,7 +79,11 @@ def _settled_memory() -> Iterator[None]:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """This process, and whatever it starts, on one core with one thread."""
+    """This process, and whatever it starts, on one core with one thread.
+
+    Afterwards torch's small products on the CPU are slower for the rest of the process, attention of short sequences
+    three times: once its number of threads was set, MKL starts threads within threads.
+    """
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
     os.sched_setaffinity(0, {max(cores)})
     torch.set_num_threads(1)

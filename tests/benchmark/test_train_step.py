@@ -161,11 +161,11 @@ def test_copies_are_counted_read_and_written():
     assert copy_rate(1, rounds=3, device=torch.device("cpu")).median > 0
 
 
-def test_all_suites_compose_and_their_settings_are_written_down():
+def test_all_8_suites_compose_with_the_one_that_leaves_torch_slower_last():
     values = composed("suite=all")
-    assert {"data", "train_step", "sample", "attention", "buckets", "memory", "tiny", "price"} == values[
-        "suites"
-    ].keys()
+    names = list(values["suites"])
+    assert set(names) == {"data", "train_step", "sample", "attention", "buckets", "memory", "tiny", "price"}
+    assert names[-1] == "data"
     json.dumps(values)
 
 
