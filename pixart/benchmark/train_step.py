@@ -89,8 +89,8 @@ def _case(settings: Settings, case: Compared, run: Run, name: str, device: torch
         fitting[contender] = steps[contender]
         yield Figure(SUITE, f"{name}: {contender} first_step", seconds, "s, compilation included")
     yield from _timed(case, model, examples, fitting, run, name, precision)
+    yield from _kernels(fitting, name, device)
     if device.type == "cuda":
-        yield from _kernels(fitting, name, device)
         for contender, step in fitting.items():
             yield Figure(SUITE, f"{name}: {contender} peak_memory", step.peak() / 2**30, "GiB")
 
@@ -120,10 +120,11 @@ def _steps(
 
 
 def _kernels(steps: dict[str, TrainingStep], name: str, device: torch.device) -> Iterator[Figure]:
-    """Of one step each; what the kernels of it do not fill is waiting for the host."""
+    """Of one step each; on a GPU, what the kernels of it do not fill is waiting for the host."""
+    of = "GPU" if device.type == "cuda" else "CPU"
     for contender, step in steps.items():
         for kind, seconds in profiled(step.step, device).items():
-            yield Figure(SUITE, f"{name}: {contender} {kind}", 1000 * seconds, "ms of the GPU a step")
+            yield Figure(SUITE, f"{name}: {contender} {kind}", 1000 * seconds, f"ms of the {of} a step")
 
 
 def _in_float8(settings: Settings, model: PixArt) -> PixArt:

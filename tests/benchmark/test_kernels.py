@@ -1,4 +1,4 @@
-"""A GPU's time by kind of kernel."""
+"""A device's time by kind of kernel or operator."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,11 @@ from pixart.benchmark.kernels import OTHERS, by_kind, profiled
 def event(name: str, microseconds: float, *, gpu: bool = True, annotation: bool = False) -> SimpleNamespace:
     device_type = DeviceType.CUDA if gpu else DeviceType.CPU
     return SimpleNamespace(
-        name=name, device_type=device_type, is_user_annotation=annotation, self_device_time_total=microseconds
+        name=name,
+        device_type=device_type,
+        is_user_annotation=annotation,
+        self_cpu_time_total=0 if gpu else microseconds,
+        self_device_time_total=microseconds if gpu else 0,
     )
 
 
@@ -32,7 +36,8 @@ def test_each_kernel_counts_once_with_its_kind_and_neither_host_nor_annotations_
             event("void at::native::vectorized_elementwise_kernel<4>", 2e5),
             event("Optimizer.step#AdamW.step", 9e6, annotation=True),
             event("aten::mm", 9e6, gpu=False),
-        ]
+        ],
+        torch.device("cuda"),
     )
     assert found == pytest.approx(
         {
@@ -47,8 +52,22 @@ def test_each_kernel_counts_once_with_its_kind_and_neither_host_nor_annotations_
     assert list(found) == sorted(found, key=lambda kind: -found[kind])
 
 
-def test_work_on_the_cpu_keeps_no_gpu_busy():
-    assert profiled(lambda: torch.ones(8) @ torch.ones(8), torch.device("cpu")) == {}
+def test_of_the_cpu_each_of_12_operators_counts_with_its_kind():
+    names = {
+        "matrix products": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "aten::convolution_backward"),
+        "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu_backward",),
+        "compiled kernels": ("## Call CompiledFxGraph fcf3gmp ##",),
+        "copies and fills": ("aten::copy_", "aten::fill_", "aten::cat"),
+        "optimizer": ("aten::_fused_adamw_",),
+        OTHERS: ("aten::gelu_backward", "aten::add_"),
+    }
+    events = [event(name, 1e6, gpu=False) for several in names.values() for name in several]
+    assert by_kind(events, torch.device("cpu")) == {kind: len(several) for kind, several in names.items()}
+
+
+def test_a_product_on_the_cpu_is_one():
+    x = torch.ones(256, 256)
+    assert next(iter(profiled(lambda: x @ x, torch.device("cpu")))) == "matrix products"
 
 
 @pytest.mark.gpu

@@ -28,6 +28,7 @@ def test_four_contenders_of_equal_losses_are_timed_beside_the_ceilings(tmp_path:
     for contender in ("eager", "compiled", "ours", "ours_compiled"):
         for key in ("images_per_second", "tflops", "share_of_matmul", "first_step"):
             assert figures[f"two_blocks: {contender} {key}"].value > 0
+        assert figures[f"two_blocks: {contender} matrix products"].unit == "ms of the CPU a step"
     assert figures["two_blocks: ratio_vs_eager"].target == "<= 0.82"
     assert figures["two_blocks: ratio_vs_compiled"].target == "<= 1.0"
     assert figures["two_blocks: plain_ratio_vs_eager"].target is None
