@@ -16,6 +16,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pixart.help import ASKS, help_of
 from pixart.sweeps import (
     JobFailed,
     is_sweep,
@@ -184,6 +185,10 @@ def door(
     register_resolvers()
 
     def main() -> None:
+        if ASKS & set(sys.argv[1:]):
+            if _is_first():
+                sys.stdout.write(help_of(CONFIGS, config_name, sys.argv[1:]))
+            return
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentence is ours
         task = Task(work)
         try:
