@@ -98,7 +98,12 @@ def open_weights(
     official = carried if null_caption is None else null_caption == "y_embedding"
     if official and not carried:
         raise ValueError(f"null_caption=y_embedding: {weights} does not carry it; take null_caption=empty")
-    captions = _captions(around.text_encoder, device, low_memory)
+    if low_memory is None:
+        captions: CaptionEncoder | None = _on(device, around.text_encoder)
+    else:
+        del found  # not while the encoder is there: to look at its numbers brought all of the file into memory
+        captions = _encoded(around.text_encoder, device, low_memory)
+        found = read_told(weights)
     around.autoencoder.use_tiling(tiled)
     model = build(found)
     worse = None if autoguidance is None else build(read_worse(autoguidance, weights, found))
@@ -123,16 +128,15 @@ def open_weights(
     return Opened(pipeline, around.sizes, around.habits)
 
 
-def _captions(
-    encoder: TextEncoder | None, device: torch.device, beforehand: Sequence[str] | None
-) -> CaptionEncoder | None:
-    """The encoder on its device, or what it says of the prompts ``beforehand`` and of none, and its memory free."""
+def _on(device: torch.device, encoder: TextEncoder | None) -> TextEncoder | None:
+    return None if encoder is None else encoder.to(device)
+
+
+def _encoded(encoder: TextEncoder | None, device: torch.device, prompts: Sequence[str]) -> CaptionEncoder | None:
+    """What the encoder says of the ``prompts`` and of none, and its memory free."""
     if encoder is None:
         return None
-    encoder.to(device)
-    if beforehand is None:
-        return encoder
-    recalled = Recalled(encoder, [*beforehand, ""])
+    recalled = Recalled(encoder.to(device), [*prompts, ""])
     encoder.release()
     # What was imported on the way to the weights may hold them: a failure that an import caught and kept has the frames
     # of its callers, in a cycle.

@@ -6,6 +6,7 @@ stored of an image. Latents are a draw from them, shifted and scaled to about un
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,12 +157,20 @@ class Pixels:
         return (latents.float() / self.scale).clamp(-1, 1)
 
 
-def _read(folder: Path, dtype: torch.dtype) -> nn.Module:
-    logging.getLogger("xformers").setLevel(logging.ERROR)  # diffusers imports it, and it warns where it has no kernels
+def _autoencoder_kl() -> Any:
     from diffusers import AutoencoderKL
 
+    return AutoencoderKL
+
+
+def _read(folder: Path, dtype: torch.dtype) -> nn.Module:
+    # diffusers imports xformers, which warns where it has no kernels, and keeps the exception that told it so: with it
+    # the variables of all who wait for the import, and weights among them. In a thread of its own nobody does.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
+    with ThreadPoolExecutor(1) as apart:
+        kind = apart.submit(_autoencoder_kl).result()
     with readable(folder, key=KEY, kind="AutoencoderKL"):
-        model, report = AutoencoderKL.from_pretrained(
+        model, report = kind.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     refuse_missing(report["missing_keys"], folder, key=KEY)

@@ -52,7 +52,11 @@ def read_eight_bit(folder: Path, dtype: torch.dtype, device: torch.device) -> nn
         wanted = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         for path in sorted(folder.glob("model*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                for name in wanted.intersection(file.keys()):
+                names = sorted(wanted.intersection(file.keys()))
+            for name in names:
+                with safe_open(
+                    path, framework="pt"
+                ) as file:  # anew: what was read of one stays in memory until it ends
                     _place(model, name, file.get_tensor(name).to(device), dtype)
     refuse_missing([name for name, x in model.named_parameters() if x.is_meta], folder, key=KEY)
     return model

@@ -2,6 +2,8 @@
 
 import gc
 import re
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from miniature import Silent, small
 from omegaconf import OmegaConf
 from PIL import Image
 
+from pixart.build import drawing
 from pixart.build.drawing import open_weights
 from pixart.build.training import run_training
 from pixart.door import CONFIGS
@@ -20,6 +23,7 @@ from pixart.encoders.eight_bit import read_eight_bit
 from pixart.encoders.recalled import Recalled
 from pixart.encoders.text import TextEncoder
 from pixart.formats.snapshot import find_snapshot
+from pixart.models.compiled import compile_blocks
 from pixart.models.dit import PixArt
 from pixart.sampling.pipeline import Pipeline
 from sample import sample
@@ -101,12 +105,50 @@ def test_the_encoder_is_gone_at_once_even_where_a_cycle_holds_it(weights: str, m
         gc.enable()
 
 
+def test_weights_and_encoder_are_never_in_memory_together(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[weakref.ref[Any]] = []
+    held: list[int] = []
+    told, encode = drawing.read_told, Recalled.__init__
+
+    def read_told(source: str) -> Any:
+        found = told(source)
+        read.extend(weakref.ref(tensor) for tensor in found.tensors.values())
+        return found
+
+    def recall(*asked: Any) -> None:
+        held.append(sum(one() is not None for one in read))
+        encode(*asked)
+
+    monkeypatch.setattr(drawing, "read_told", read_told)
+    monkeypatch.setattr(Recalled, "__init__", recall)
+    open_weights(weights, precision=None, text_source=None, autoencoder_source=None, low_memory=PROMPTS)
+    assert held == [0]
+    assert len(read) > 20
+
+
+_HELD = """
+import gc, sys
+from pixart.build.drawing import open_weights
+from pixart.formats import Weights
+opened = open_weights(sys.argv[1], precision=None, text_source=None, autoencoder_source=None)
+gc.collect()
+print(sum(isinstance(one, Weights) for one in gc.get_objects()))
+"""
+
+
+def test_0_of_what_was_read_is_held_once_the_model_is_made_though_xformers_keeps_who_imports_it(tmp_path: Path) -> None:
+    latents = ("autoencoder=shapes_kl", "model.patch_size=1")  # an AutoencoderKL, of diffusers, which imports it
+    quiet = ("validate_every=0", "sample_every=0", "checkpoint_every=0", "steps=1", "data.workers=0", "log_every=1")
+    run_training(small(2, tmp_path, *latents, *quiet), lambda _: Silent())
+    finished = subprocess.run(  # once in a process
+        [sys.executable, "-c", _HELD, str(tmp_path)], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
+    )
+    assert finished.stdout == "0\n"
+
+
 def test_compiled_guided_in_an_interval_and_decoded_in_twos_the_door_draws_2_pictures(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pixart.build import drawing
-    from pixart.models.compiled import compile_blocks
-
     monkeypatch.setattr(drawing, "compile_blocks", lambda *told: compile_blocks(*told, backend="eager"))
     plain = drawn(weights, tmp_path / "plain", "guidance_interval=[0.0,1.0]")
     other = drawn(weights, tmp_path / "other", "compile=true", "decode_batch=2", "tiled=true")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from pixart.encoders.recalled import Recalled
 from pixart.encoders.text import TextEncoder, load_text_encoder
 
 CPU = torch.device("cpu")
+OPEN = safetensors.safe_open
 CAPTIONS = ["a red circle", "a blue square to the left of a ring", ""]
 
 
@@ -47,16 +49,40 @@ def test_every_linear_layer_is_int8_and_float16_becomes_bfloat16(random_t5: Path
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def test_one_tensor_at_a_time_is_read_in_full(random_t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_tensor_at_a_time_is_read_in_full_from_a_map_of_its_own(
+    random_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     placed, place = [], eight_bit._place
+    taken: list[int] = []  # of each time that the file is opened
+
+    class Opened:
+        def __init__(self, *told: Any, **settings: Any) -> None:
+            self.file = OPEN(*told, **settings)
+            taken.append(0)
+
+        def __enter__(self) -> "Opened":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+
+        def keys(self) -> list[str]:
+            return list(self.file.keys())
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            taken[-1] += 1
+            return self.file.get_tensor(name)
 
     def spy(model: nn.Module, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         placed.append(name)
         place(model, name, tensor, dtype)
 
+    monkeypatch.setattr(safetensors, "safe_open", Opened)
+
     monkeypatch.setattr(eight_bit, "_place", spy)
     read_eight_bit(random_t5, torch.float32, CPU)
     assert len(placed) == len(set(placed)) > 12
+    assert taken == [0, *[1] * len(placed)]
 
 
 def test_tensors_are_rounded_on_the_device_that_the_encoder_was_told_of(
