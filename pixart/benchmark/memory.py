@@ -39,6 +39,7 @@ class Sizes(Section):
     checkpointing: tuple[Checkpointing, ...]
     adaln_batch: Positive
     high: High | None
+    low_memory_steps: Positive | None  # of sample.py low_memory=true; None: not on this kind of device
 
 
 class Settings(Section):
@@ -68,10 +69,15 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
         asked = sizes.high.model_dump(exclude={"target"})
         case = _case(sizes, **asked, size_conditioning=True)
         yield from _step(settings, case, run, device, f"stage 3, {case.resolution} px", target=sizes.high.target)
+    if sizes.low_memory_steps is None:
+        key = f"suites.memory.{device.type}.low_memory_steps"
+        run.say(f"low_memory sampling: not without {key}=2, on a CPU minutes and 12 GB of disk")
+        return
     true = _case(
         sizes, batch=1, resolution=1024, depth=settings.model.depth, checkpointing="none", size_conditioning=True
     )
-    yield from frugal_peak(settings.model, true, run, device, target=settings.low_memory)
+    steps, target = sizes.low_memory_steps, settings.low_memory
+    yield from frugal_peak(settings.model, true, run, device, steps=steps, target=target)
 
 
 def _case(sizes: Sizes, **changes: Any) -> Case:
