@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pixart.benchmark.candidates import candidates, laid_out, unmasked
-from pixart.benchmark.case import on
+from pixart.benchmark.case import Resolution, on
 from pixart.benchmark.device import DTYPES, Choice, Wanted, forget_compiled, pick, precision_on, settle
 from pixart.benchmark.examples import STRIDE, Text, lengths
 from pixart.benchmark.record import Figure
@@ -23,7 +23,7 @@ _AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}  #
 class Shape(Section):
     """One size of image."""
 
-    resolution: Positive
+    resolution: Resolution
     batch: Positive
 
 

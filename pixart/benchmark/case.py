@@ -20,11 +20,14 @@ def _comparison(target: str) -> str:
 Target = Annotated[str, AfterValidator(_comparison)]
 
 
+Resolution = Annotated[int, Field(gt=0, multiple_of=16)]  # pixels of a square, in whole patches of latent cells
+
+
 class Case(Section):
     """One size of the transformer and of its batch."""
 
     precision: Wanted
-    resolution: Positive  # pixels of a square
+    resolution: Resolution
     depth: Positive  # blocks
     batch: Positive  # images of a micro-batch, or drawn together
     repeats: Positive  # of the work in one turn of a round

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from pixart.batch import Conditioning, places_of
@@ -18,6 +19,12 @@ class Text(Section):
     dim: Positive
     mean: Positive  # tokens of a caption
     longest: Positive  # to which all are padded
+
+    @model_validator(mode="after")
+    def _mean_within(self) -> "Text":
+        if self.mean > self.longest:
+            raise ValueError(f"mean={self.mean} tokens are more than longest={self.longest}: give a smaller mean")
+        return self
 
 
 class Examples(NamedTuple):

@@ -9,17 +9,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from pixart.benchmark.device import settle
 
-# Parts of their names; each is of the first kind that it has one of. Compiled kernels come first, since a GPU's are
+# Parts of their names; each is of the first kind that it has one of. Generated kernels come first, since a GPU's are
 # named by what they fuse; cuDNN's backward of attention is three.
 ON_GPU = {
-    "compiled kernels": ("triton_poi", "triton_red", "triton_per", "triton_for"),
+    "generated kernels": ("triton_poi", "triton_red", "triton_per", "triton_for"),
     "attention": ("sdpa", "flash", "fmha", "compute_dot_do_o", "convert_dq", "attention"),
     "matrix products": ("nvjet", "gemm", "cutlass", "xmma", "splitk", "wgrad", "dgrad"),
     "optimizer": ("multi_tensor_apply",),
     "copies and fills": ("memcpy", "memset"),
 }
 ON_CPU = {
-    "compiled kernels": ("compiledfxgraph",),
+    "generated kernels": ("compiledfxgraph",),
     "attention": ("attention",),
     "matrix products": ("::mm", "addmm", "::bmm", "baddbmm", "linear_pointwise", "convolution"),
     "optimizer": ("fused_adam", "foreach"),

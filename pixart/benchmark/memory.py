@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from pixart.benchmark.case import Case, Target, on
+from pixart.benchmark.case import Case, Resolution, Target, on
 from pixart.benchmark.device import Choice, Wanted, pick
 from pixart.benchmark.examples import Text
 from pixart.benchmark.frugal import frugal_peak
@@ -23,7 +23,7 @@ Checkpointing = Literal["none", "blocks", "selective"]
 class High(Section):
     """One step at a high resolution, size-conditioned, and what it is to fit into."""
 
-    resolution: Positive
+    resolution: Resolution
     batch: Positive
     checkpointing: Checkpointing
     target: Target
@@ -33,7 +33,7 @@ class Sizes(Section):
     """What is measured on one kind of device."""
 
     precision: Wanted
-    resolution: Positive
+    resolution: Resolution
     depth: Positive
     batches: tuple[Positive, ...]
     checkpointing: tuple[Checkpointing, ...]

@@ -95,7 +95,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
 def _case(settings: Settings, case: SampleCase, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
     forget_compiled()
     precision = precision_on(device, case.precision)
-    run.say(f"{name}: {case.batch} of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
+    run.say(f"{device.type}.{name}: {case.batch} of {case.resolution} px, {case.depth} blocks, {precision}")
     changes: dict[str, Any] = {"checkpointing": "none"}
     model = ours(settings.model, case, text_dim=settings.text.dim, device=device, **changes).eval()
     models = built(case.contenders, model.to(DTYPES[precision]), settings.compilation)

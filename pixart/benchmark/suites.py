@@ -49,7 +49,7 @@ def run_suites(
     and the others are measured; then its error is raised, or ``ValueError`` naming all of several.
     """
     found = [(name, import_module(f"pixart.benchmark.{name}")) for name in chosen]
-    ready = [(name, suite, parse(dict(chosen[name]), suite.Settings)) for name, suite in found]
+    ready = [(name, suite, _parsed(name, chosen[name], suite)) for name, suite in found]
     figures: list[Figure] = []
     failed: dict[str, Exception] = {}
     for name, suite, settings in ready:
@@ -73,6 +73,14 @@ def run_suites(
     for only in failed.values():
         raise only
     return figures
+
+
+def _parsed(name: str, settings: Mapping[str, Any], suite: Any) -> Section:
+    try:
+        parsed: Section = parse(dict(settings), suite.Settings)
+    except ValueError as error:
+        raise ValueError(f"suites.{name}: {error}") from None
+    return parsed
 
 
 def _let_go(error: BaseException) -> None:

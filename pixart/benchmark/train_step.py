@@ -72,7 +72,7 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
 def _case(settings: Settings, case: Compared, run: Run, name: str, device: torch.device) -> Iterator[Figure]:
     forget_compiled()
     precision = precision_on(device, case.precision)
-    run.say(f"{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}, {device.type}")
+    run.say(f"{device.type}.{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}")
     examples = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)
     model = ours(settings.model, case, text_dim=settings.text.dim, device=device)
     steps = _steps(settings, case, model, examples, precision)

@@ -47,6 +47,8 @@ def compile_blocks(
     if lacking is not None:
         logger.warning("compile=true has no effect: %s", lacking)
         return
+    if kind == "cpu":  # where torch warns all the same that it finds no CUDA
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     chosen = tuple(sorted(options.items()))
     run = _at_its_shape(backend, chosen) if static and kind == "cuda" else _compiled(backend, chosen, dynamic=True)
     for block in model.modules():

@@ -44,7 +44,7 @@ def test_each_kernel_counts_once_with_its_kind_and_neither_host_nor_annotations_
             "matrix products": 4.0,
             "attention": 3.1,
             "optimizer": 1.0,
-            "compiled kernels": 0.5,
+            "generated kernels": 0.5,
             OTHERS: 0.2,
             "copies and fills": 0.1,
         }
@@ -56,7 +56,7 @@ def test_of_the_cpu_each_of_12_operators_counts_with_its_kind():
     names = {
         "matrix products": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "aten::convolution_backward"),
         "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu_backward",),
-        "compiled kernels": ("## Call CompiledFxGraph fcf3gmp ##",),
+        "generated kernels": ("## Call CompiledFxGraph fcf3gmp ##",),
         "copies and fills": ("aten::copy_", "aten::fill_", "aten::cat"),
         "optimizer": ("aten::_fused_adamw_",),
         OTHERS: ("aten::gelu_backward", "aten::add_"),

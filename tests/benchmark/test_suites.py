@@ -72,6 +72,32 @@ def test_a_wrong_setting_is_one_sentence_before_anything_is_measured():
         run_suites({"data": {"side": 0}}, rounds=1, seed=0, scratch=None, say=lambda _: None)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["suite=data", "json={0}"], "json={0} is a folder and no file"),
+        (["suite=data", "json={0}/one", "table={0}/one"], "json={0}/one and table={0}/one are one file"),
+        (["suite=data", "scratch={0}/none"], "scratch={0}/none is no folder: give one that exists"),
+        (["suite=data", "table={0}/file/one"], "table={0}/file/one cannot be written"),
+        (["suite=train_step", "suites.train_step.text.mean=500"], "mean=500 tokens are more than longest=120"),
+        (
+            ["suite=train_step", "suites.train_step.cpu.two_blocks.resolution=250"],
+            "suites.train_step: cpu.two_blocks.resolution: input should be a multiple of 16, not 250",
+        ),
+        (["rounds=1"], "You must specify 'suite'"),
+    ],
+)
+def test_each_of_7_mistakes_is_one_sentence_before_anything_is_measured(tmp_path: Path, asked: list[str], told: str):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "tools/benchmark.py", *(word.format(tmp_path) for word in asked)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: ")
+    assert told.format(tmp_path) in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_suites_that_fail_are_told_of_after_the_others_and_what_was_measured_is_kept(monkeypatch, tmp_path):
     class Model:
         pass
