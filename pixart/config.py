@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,11 +25,18 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _rising(shares: tuple[float, float]) -> tuple[float, float]:
+    if not shares[0] < shares[1]:
+        raise ValueError(f"[{shares[0]:g}, {shares[1]:g}] does not rise: give two shares of time, the lower one first")
+    return shares
+
+
 Number = BeforeValidator(_number)  # pydantic takes true for 1
 Positive = Annotated[int, Field(gt=0), Number]
 Cadence = Annotated[int, Field(ge=0), Number]  # every so many steps; 0 = never
 Seed = Annotated[int, Field(ge=0, lt=2**63), Number]
 Share = Annotated[float, Field(ge=0, le=1), Number]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_rising)]  # of time, between which there is guidance
 Decay = Annotated[float, Field(ge=0, lt=1), Number]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
 Above0 = Annotated[float, Field(gt=0), Number]
@@ -232,7 +240,7 @@ class Sampling(Section):
     num_inference_steps: Positive
     guidance_scale: Rate
     guidance_channels: Literal["all", "three"]
-    guidance_interval: tuple[Share, Share] | None
+    guidance_interval: Shares | None
     seed: Seed
     labels: tuple[Cadence, ...]
     prompts: tuple[str, ...]
@@ -340,7 +348,7 @@ class Draw(Section):
     scheduler: Literal[Scheduler, "lcm"] | None
     num_inference_steps: Positive | None
     guidance_scale: Rate | None
-    guidance_interval: tuple[Share, Share] | None
+    guidance_interval: Shares | None
     autoguidance: str | dict[str, str] | None
     autoguidance_scale: Rate | None
     batch_size: Positive
@@ -395,7 +403,8 @@ class SampleConfig(Draw):
                 "give prompts=<file or list> for a model with text, or labels=[…] for a class-conditional one"
             )
         if (self.height is None) != (self.width is None):
-            raise ValueError("height and width go together")
+            given, lacking = ("height", "width") if self.width is None else ("width", "height")
+            raise ValueError(f"{given} is given without {lacking}: give both, or aspect_ratio=… alone")
         if self.height is not None and self.aspect_ratio is not None:
             raise ValueError("give height and width, or aspect_ratio, not both")
         return self

@@ -116,6 +116,7 @@ def test_the_stage_is_quoted_for_hydra_and_nothing_else_is(typed: str, read: str
         ("data.buckets=[[a,b]]", r"^data\.buckets"),
         ("steps=true", r"^steps: input should be a number, not true$"),
         ("tracker.project=", r"^tracker\.project is empty: give tracker\.project=…, or leave it out$"),
+        ("sampling.guidance_interval=[0.8,0.2]", r"^sampling\.guidance_interval: \[0\.8, 0\.2\] does not rise: give"),
         ("sampling.guidance_interval=[0.5]", r"^sampling\.guidance_interval: there are too few of them in \[0\.5\]$"),
     ],
 )

@@ -13,7 +13,10 @@ def read_worse(source: str, weights: str, found: Weights) -> Weights:
     ``found`` is what was read at ``weights``, the model to be guided. Raises ``ValueError`` where ``source`` cannot be
     read, or is told or predicts something else than the other: its width and depth may differ.
     """
-    other = read_told(source)
+    try:
+        other = read_told(source)
+    except ValueError as error:
+        raise ValueError(f"autoguidance: {error}") from error
     for key in TOLD:
         mine, its = found.model_config[key], other.model_config[key]
         if mine != its:

@@ -304,3 +304,22 @@ def test_the_options_on_record_are_those_that_were_given_and_matter() -> None:
         ValueError, match="autoguidance_scale=3 leads away from nothing: give autoguidance=…, the weights"
     ):
         parse({**asked, "autoguidance_scale": 3.0}, SampleConfig)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["height=40"], r"^height is given without width: give both, or aspect_ratio=… alone$"),
+        (["width=40"], r"^width is given without height: give both"),
+        (["guidance_interval=[0.8,0.2]"], r"^guidance_interval: \[0.8, 0.2\] does not rise"),
+    ],
+)
+def test_each_of_3_contradictions_is_found_before_weights_are_read(asked: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse(composed("weights=none", "prompts=[a]", *asked, name="sample"), SampleConfig)
+
+
+def test_a_worse_model_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:
+    weights = snapshot(tmp_path / "a.safetensors", null_caption=None)
+    with pytest.raises(ValueError, match=r"^autoguidance: .*none: there is no such file or run directory"):
+        open_weights(weights, **SOURCES, autoguidance=str(tmp_path / "none"))
