@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pixart.models.attention import KeysValues, Text
 from pixart.models.blocks import PixArtBlock, Run, run_through
+from pixart.models.half_compiled import clear_half_compiled
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ def compile_blocks(
     if lacking is not None:
         logger.warning("compile=true has no effect: %s", lacking)
         return
-    if kind == "cpu":  # where torch warns all the same that it finds no CUDA
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    if kind == "cpu" and backend == "inductor":
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA that is not there
+        clear_half_compiled()
     chosen = tuple(sorted(options.items()))
     run = _at_its_shape(backend, chosen) if static and kind == "cuda" else _compiled(backend, chosen, dynamic=True)
     for block in model.modules():

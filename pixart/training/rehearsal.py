@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pixart.batch import Conditioning, places_of
 from pixart.training.processes.sharding import is_sharded, unsynced
+from pixart.training.processes.stopping import children_spared
 
 
 def rehearse(accelerator: Accelerator, model: nn.Module, bare: nn.Module, *, images: int, tokens: int) -> None:
@@ -23,7 +24,7 @@ def rehearse(accelerator: Accelerator, model: nn.Module, bare: nn.Module, *, ima
         tokens: L, the longest caption's length.
     """
     config: Any = bare.config
-    with nullcontext() if is_sharded(bare) else unsynced(accelerator, model):
+    with children_spared(), nullcontext() if is_sharded(bare) else unsynced(accelerator, model):
         model(*_made_up(config, images, tokens, accelerator.device)).square().mean().backward()
     for parameter in bare.parameters():
         parameter.grad = None

@@ -59,6 +59,20 @@ class Signals:
             signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
+@contextmanager
+def children_spared() -> Iterator[None]:
+    """Processes that are started here hear no signal to stop, nor Ctrl-C; this one hears it when the block ends.
+
+    Schedulers and terminals signal all processes of a job: of a compiler that dies of it the run would die too, with
+    a traceback in place of a checkpoint.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Agreement:
     """The step before which all processes of a run stop, agreed through a store while the steps go on.
 

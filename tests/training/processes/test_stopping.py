@@ -3,16 +3,21 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed import HashStore, PrefixStore
 
-from pixart.training.processes.stopping import LOOK_EVERY, SIGNALS, Agreement, Signals
+from pixart.training.processes.stopping import LOOK_EVERY, SIGNALS, Agreement, Signals, children_spared
+
+PIPES: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
 
 class Turns:
@@ -186,3 +191,24 @@ def test_ctrl_c_interrupts_before_and_after_the_undisturbed_part_and_not_in_it()
                 os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_child_that_was_started_while_children_are_spared_outlives_3_signals_and_the_parent_hears_its_own() -> None:
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda told, _: heard.append(told)) for number in SIGNALS}
+    try:
+        with children_spared():
+            child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], **PIPES)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == []
+        assert heard == [signal.SIGTERM]
+        assert child.stdout is not None
+        child.stdout.readline()  # it runs
+        for number in (*SIGNALS, signal.SIGINT):
+            child.send_signal(number)
+        assert child.communicate("\n", timeout=60)[0] == ""
+        assert child.returncode == 0
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*SIGNALS, signal.SIGINT}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
