@@ -144,7 +144,7 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 def _for_onednn(one: Tensor, other: Tensor, sides: Sequence[int]) -> bool:
     return (
         ONEDNN is not None
-        and one.device.type == "cpu"
+        and one.device.type == other.device.type == "cpu"
         and one.dtype is other.dtype is torch.float32
         and (min(sides) >= WIDE or (min(sides) >= NARROWEST and math.prod(one.shape[:-1]) >= MANY))
         and not torch.is_autocast_enabled("cpu")
@@ -163,12 +163,17 @@ class _Mlp(Mlp):  # type: ignore[misc]
     """timm's; where nothing is differentiated oneDNN takes the GELU of what it multiplies."""
 
     def forward(self, x: Tensor) -> Tensor:
-        fc1 = self.fc1
-        # An adapter around the layer, or a hook on it, is to see what it gives.
-        bare = type(fc1) is Linear and not (fc1._forward_hooks or fc1._forward_pre_hooks)
+        fc1, act = self.fc1, self.act
+        # An adapter around the layer, or a hook on it, is to see what it gives, and another activation is to act.
+        bare = type(fc1) is Linear and type(act) is nn.GELU and act.approximate == "tanh" and not _hooked(fc1, act)
         if bare and not torch.is_grad_enabled() and _for_onednn(x, fc1.weight, fc1.weight.shape):
             return self.fc2(torch.ops.pixart.linear(x, fc1.weight, fc1.bias, gelu=True))
         return super().forward(x)
+
+
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether any has a hook, or a ``forward`` of its own, by which accelerate brings weights that lie elsewhere."""
+    return any(one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one) for one in modules)
 
 
 def make_mlp(dim: int, hidden: int, out: int) -> Mlp:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -269,3 +269,31 @@ def test_an_mlp_that_nobody_differentiates_takes_gelu_with_the_product_and_its_o
     asked.clear()
     torch.testing.assert_close(mlp(x), found, rtol=1e-5, atol=1e-6)
     assert asked == [(2 * WIDE, WIDE), (WIDE, 2 * WIDE)]
+
+
+@pytest.mark.parametrize("changed", ["forward of its own", "another activation", "hook on the activation"])
+def test_what_3_changes_of_an_mlp_do_without_gradients_is_what_they_do_with_them(changed: str) -> None:
+    mlp = make_mlp(WIDE, WIDE, WIDE)
+    x = torch.randn(4, WIDE, generator=torch.Generator().manual_seed(0))
+    if changed == "forward of its own":  # as accelerate hooks a layer
+        plain = mlp.fc1.forward
+        mlp.fc1.forward = lambda given: plain(given) + 100
+    elif changed == "another activation":
+        mlp.act = nn.ReLU()
+    else:
+        mlp.act.register_forward_hook(lambda *told: told[2] + 1)
+    learning = mlp(x)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), learning, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_accelerate_keeps_elsewhere_multiply_as_they_are_with_and_without_gradients() -> None:
+    from accelerate import cpu_offload
+
+    mlp = make_mlp(WIDE, WIDE, WIDE)
+    x = torch.randn(4, WIDE, generator=torch.Generator().manual_seed(0))
+    expected = mlp(x)
+    cpu_offload(mlp, execution_device=torch.device("cpu"))
+    torch.testing.assert_close(mlp(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), expected, rtol=1e-5, atol=1e-5)
