@@ -2,6 +2,7 @@
 
 import logging
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -23,13 +24,10 @@ def clear_half_compiled() -> int:
     for path in folder.glob("*/*.so"):
         if is_whole(path):
             continue
-        try:
-            with FileLock(locks / f"{path.name.partition('.')[0]}.lock", timeout=0):
-                if not is_whole(path):  # it may have been, a moment ago
-                    path.unlink(missing_ok=True)
-                    cleared += 1
-        except Timeout:
-            continue
+        with suppress(Timeout), FileLock(locks / f"{path.name.partition('.')[0]}.lock", timeout=0):
+            if not is_whole(path):  # it may have been, a moment ago
+                path.unlink(missing_ok=True)
+                cleared += 1
     if cleared:
         logger.warning("compile=true: %d half-compiled file(s) in %s are deleted and compiled again", cleared, folder)
     return cleared
