@@ -61,7 +61,7 @@ class Signals:
 
 @contextmanager
 def children_spared() -> Iterator[None]:
-    """Processes that are started here hear no signal to stop, nor Ctrl-C; this one hears it when the block ends.
+    """Processes that are started here hear no signal to stop, nor Ctrl-C; this one hears it by the end of the block.
 
     Schedulers and terminals signal all processes of a job: of a compiler that dies of it the run would die too, with
     a traceback in place of a checkpoint.

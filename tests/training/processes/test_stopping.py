@@ -199,8 +199,7 @@ def test_a_child_that_was_started_while_children_are_spared_outlives_3_signals_a
     try:
         with children_spared():
             child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], **PIPES)
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert heard == []
+            os.kill(os.getpid(), signal.SIGTERM)  # which another thread may hear at once
         assert heard == [signal.SIGTERM]
         assert child.stdout is not None
         child.stdout.readline()  # it runs
