@@ -8,9 +8,13 @@ from torch import Tensor
 
 from pixart.batch import Conditioning, places_of
 
+STEP = 32  # tokens; for each number of rows that it meets oneDNN keeps about a MiB of code and memory per product
+
 
 def located(tokens: Tensor, mask: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """``tokens`` (N, L, D) and ``mask`` (N, L), on the CPU cut after the longest caption, and the places that count.
+
+    There ``STEP`` places or fewer stay as many; to more come places of padding, up to a multiple of ``STEP``.
 
     Elsewhere all stays as given: to look at a mask on a GPU is to wait for it. So it does while a graph is traced,
     which must not depend on the values of its inputs.
@@ -20,7 +24,14 @@ def located(tokens: Tensor, mask: Tensor, places: Tensor | None) -> tuple[Tensor
     mask = mask.bool()
     longest = max(1, int((mask.any(dim=0) * torch.arange(1, mask.shape[1] + 1)).max()))
     tokens, mask = tokens[:, :longest], mask[:, :longest]
-    return tokens, mask, places_of(mask)
+    return tokens, mask, _in_steps(places_of(mask), mask.numel())
+
+
+def _in_steps(places: Tensor, tokens: int) -> Tensor:
+    """``places`` (S,) and the first others of N * L ``tokens`` that make a multiple of ``STEP``, or all; ascending."""
+    missing = -len(places) % STEP if len(places) > STEP else 0
+    others = torch.ones(tokens, dtype=torch.bool).index_fill(0, places, False).nonzero().squeeze(1)
+    return torch.cat([places, others[:missing]]).sort().values
 
 
 def counted(tokens: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:

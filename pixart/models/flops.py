@@ -20,6 +20,7 @@ class Product(NamedTuple):
     times: int = 1
     backward: int = 2  # products of the same size in the backward pass: one where the input is data and has no gradient
     linear: bool = True  # by a layer's weights; else between activations, as in attention
+    captions: bool = False  # of captions alone: the same at every step of a drawing
 
     @property
     def forward_flops(self) -> int:
@@ -48,6 +49,14 @@ def products(config: Mapping[str, Any], images: int, image_tokens: int, text_tok
         yield product._replace(times=product.times * config["depth"])
 
 
+def products_of_drawing(
+    config: Mapping[str, Any], images: int, image_tokens: int, text_tokens: int, *, steps: int
+) -> Iterator[Product]:
+    """Every matrix product of ``steps`` forwards about the same captions, in which theirs are needed once."""
+    for product in products(config, images, image_tokens, text_tokens):
+        yield product if product.captions else product._replace(times=product.times * steps)
+
+
 def _outside(config: Mapping[str, Any], images: int, image_tokens: int, text_tokens: int) -> Iterator[Product]:
     """Embeddings and the last layer."""
     dim, patch = config["dim"], config["patch_size"] ** 2
@@ -57,8 +66,8 @@ def _outside(config: Mapping[str, Any], images: int, image_tokens: int, text_tok
         yield from _number(2 * images, dim // 3)
         yield from _number(images, dim - 2 * (dim // 3))
     if config["text_dim"] is not None:
-        yield Product(text_tokens, config["text_dim"], dim, backward=1)
-        yield Product(text_tokens, dim, dim)
+        yield Product(text_tokens, config["text_dim"], dim, backward=1, captions=True)
+        yield Product(text_tokens, dim, dim, captions=True)
     if config["adaln"] == "single":
         yield Product(images, dim, 6 * dim)
     else:
@@ -81,7 +90,7 @@ def _block(config: Mapping[str, Any], images: int, image_tokens: int, text_token
     yield Product(tokens, dim, dim)
     if config["text_dim"] is not None:
         yield Product(tokens, dim, dim)
-        yield Product(text_tokens, dim, 2 * dim)
+        yield Product(text_tokens, dim, 2 * dim, captions=True)
         # Each image's own captions: T queries to some of the S keys, which are S over all images.
         yield from _attention(image_tokens, text_tokens, dim // heads, heads)
         yield Product(tokens, dim, dim)

@@ -95,18 +95,20 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 (torch names it)
-        """Keep what the gradients are made of."""
-        ctx.save_for_backward(inputs[0], inputs[1])
+        """Keep what those gradients are made of that are wanted: of a frozen layer not its inputs."""
+        x, weight, _ = inputs
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of ``x``, ``weight`` and ``bias``, as far as they are wanted; ``gradient`` (..., N)."""
         x, weight = ctx.saved_tensors
-        rows, inputs = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])  # (M, N), (M, K)
+        rows = gradient.reshape(-1, gradient.shape[-1])  # (M, N)
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
             product(gradient, weight.t(), None) if of_x else None,
-            _of_weight(rows, inputs) if of_weight else None,
+            _of_weight(rows, x.reshape(-1, x.shape[-1])) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
 

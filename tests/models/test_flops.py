@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pixart.batch import Conditioning
 from pixart.models.dit import PixArt
-from pixart.models.flops import forward_flops, training_flops
+from pixart.models.flops import forward_flops, products_of_drawing, training_flops
 
 XL_2 = {"dim": 1152, "depth": 28, "num_heads": 16, "text_dim": 4096, "input_size": 32}
 
@@ -61,3 +61,17 @@ def test_60_real_tokens_of_120_save_4_percent_at_256_pixels(small):
         config = small(**XL_2).config
     real, padded = (training_flops(config, images=4, image_tokens=256, text_tokens=4 * n) for n in (60, 120))
     assert 1 - real / padded == pytest.approx(0.04, abs=0.003)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_drawing_needs_what_torch_counts_of_one_that_prepares_its_captions(small, steps):
+    model = small(dim=144, num_heads=2, text_dim=300, size_conditioning=False).eval()
+    images, side, length = 2, 16, 20
+    cond = Conditioning(tokens=torch.randn(images, length, 300), mask=torch.ones(images, length, dtype=torch.bool))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        prepared = model.prepare(cond, torch.arange(steps), (side, side))
+        for step in range(steps):
+            model(torch.randn(images, 4, side, side), torch.full((images,), step), prepared.at(step))
+    tokens = (side // model.patch_size) ** 2
+    needed = products_of_drawing(model.config, images, tokens, images * length, steps=steps)
+    assert sum(product.forward_flops for product in needed) == pytest.approx(counter.get_total_flops(), rel=0.01)

@@ -109,6 +109,17 @@ def test_weights_that_do_not_learn_get_no_gradient(asked):
     assert layer.weight.grad is None
 
 
+@pytest.mark.parametrize(("learns", "of_x"), [(False, True), (True, False), (True, True), (False, False)])
+def test_what_is_kept_for_the_gradients_is_what_they_are_made_of(learns, of_x):
+    layer = Linear(WIDE, WIDE)
+    layer.weight.requires_grad_(learns)
+    x, kept = torch.randn(2, WIDE, requires_grad=of_x), []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: None):
+        layer(x)
+    expected = [tensor for tensor, wanted in ((x, learns), (layer.weight, of_x)) if wanted]
+    assert [one.data_ptr() for one in kept if one is not None] == [one.data_ptr() for one in expected]
+
+
 def test_wide_layers_in_float32_alone_ask_for_onednn(asked):
     x = torch.randn(2, WIDE)
     wide, narrow = Linear(WIDE, WIDE), Linear(WIDE, WIDE - 1)
