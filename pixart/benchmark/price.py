@@ -1,14 +1,13 @@
 """The suite ``price``: what the paper's whole recipe would cost at rates measured here, beside what it cost then."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from pixart.benchmark.case import Target
-from pixart.benchmark.record import Figure
+from pixart.benchmark.record import BLOCKS, Figure, read_figures
 from pixart.benchmark.suites import Run
 from pixart.config import Positive, Rate, Section
 
@@ -35,6 +34,7 @@ class Settings(Section):
 
     record: str | None
     contender: str
+    depth: Positive
     dollars_per_device_hour: Rate
     stages: dict[str, Stage]
     paper_days: Positive
@@ -44,14 +44,14 @@ class Settings(Section):
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Device-days of each stage and dollars of all; a line for each stage that has no rate."""
-    known = rates(_recorded(settings, run), settings.contender)
+    known = rates(_recorded(settings, run), settings.contender, settings.depth)
     days: dict[str, float] = {}
     for name, stage in settings.stages.items():
         rate = stage.images_per_second or known.get(f"px{stage.resolution}")
         if rate is None:
             run.say(
-                f"{name}: no rate at {stage.resolution} px of the whole model; measure suite=train_step on a GPU, or "
-                f"give suites.price.record=<its json> or suites.price.stages.{name}.images_per_second="
+                f"{name}: no rate at {stage.resolution} px of {settings.depth} blocks; measure suite=train_step on a "
+                f"GPU, or give suites.price.record=<its json> or suites.price.stages.{name}.images_per_second="
             )
             continue
         days[name] = stage.samples / rate / _DAY
@@ -72,23 +72,22 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     )
 
 
-def rates(figures: Iterable[Mapping[str, Any]], contender: str) -> dict[str, float]:
-    """Images a second of ``contender`` by case of the suite ``train_step``, {} where there are none."""
+def rates(figures: Iterable[Figure], contender: str, depth: int) -> dict[str, float]:
+    """Images a second of ``contender`` by case of the suite ``train_step`` whose model has ``depth`` blocks."""
+    said = {figure.name: figure.value for figure in figures if figure.suite == "train_step"}
     ending = f": {contender} images_per_second"
+    cases = [name.removesuffix(ending) for name in said if name.endswith(ending)]
     return {
-        str(figure["name"]).removesuffix(ending): float(figure["value"])
-        for figure in figures
-        if figure["suite"] == "train_step" and str(figure["name"]).endswith(ending)
+        case: rate for case in cases if said.get(f"{case}: {BLOCKS}") == depth and (rate := said[case + ending]) > 0
     }
 
 
-def _recorded(settings: Settings, run: Run) -> list[Mapping[str, Any]]:
+def _recorded(settings: Settings, run: Run) -> Sequence[Figure]:
     """Figures of a record, or of this very run; ``ValueError`` for a file that is none."""
     if settings.record is None:
-        return [figure._asdict() for figure in run.measured]
+        return run.measured
     path = Path(settings.record).expanduser()
     try:
-        found: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        return read_figures(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"suites.price.record: {path} is no record of tools/benchmark.py ({error})") from error
-    return found

@@ -1,6 +1,7 @@
 """What was measured, on which machine, with what: as JSON, and as a table for people."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ _PACKAGES = (
     *("diffusers", "transformers", "accelerate", "xformers"),
 )
 _CPUINFO = Path("/proc/cpuinfo")
+BLOCKS = "blocks"  # how a figure is named that says of which depth the model of a case was
 
 
 class Figure(NamedTuple):
@@ -85,6 +87,15 @@ def write_record(path: Path, values: dict[str, Any]) -> None:
 
     with written_aside(path) as aside:
         aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_figures(path: Path) -> list[Figure]:
+    """Those of a record at ``path``; ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError`` where it is none."""
+    found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    figures = [Figure(str(one["suite"]), str(one["name"]), float(one["value"]), str(one["unit"])) for one in found]
+    if bad := next((one for one in figures if not math.isfinite(one.value)), None):
+        raise ValueError(f"{bad.name} is {bad.value}")
+    return figures
 
 
 def as_markdown(values: dict[str, Any]) -> str:

@@ -18,12 +18,12 @@ from pixart.benchmark.pipelines import Asked, Encoders, compared, write_encoders
 from pixart.benchmark.record import Figure
 from pixart.benchmark.speed import CEILING, Speed
 from pixart.benchmark.suites import Run
-from pixart.benchmark.timing import Contender, interleaved
+from pixart.benchmark.timing import interleaved
 from pixart.config import GaussianObjective, Model, Positive, Rate, Section
 from pixart.diffusion.gaussian import Gaussian
 from pixart.diffusion.sampler import make_scheduler, sample
 from pixart.models.dit import PixArt
-from pixart.models.flops import forward_flops, products
+from pixart.models.flops import products_of_drawing
 from pixart.training.work import peak_tflops
 
 SUITE = "sample"
@@ -152,12 +152,18 @@ def _denoising(
         yield Figure(SUITE, f"{name}: {contender} first_drawing", seconds, "s, two steps, compilation included")
     config, tokens = mine.config, (case.resolution // STRIDE // mine.patch_size) ** 2
     rows, words = 2 * case.batch, made.text_tokens + case.batch  # the null caption has one token
-    layers = Layers(products(config, rows, tokens, words), backward=False, dtype=DTYPES[precision], device=device)
-    contenders: dict[str, Contender] = {**fitting, CEILING: layers.contender(1)}
-    flops = forward_flops(config, images=rows, image_tokens=tokens, text_tokens=words)
-    times = interleaved(contenders, rounds=run.rounds, seed=run.seed)
-    peak = peak_tflops(device)
-    yield from Speed(SUITE, name, times, "steps", flops, layers.flops, peak, case.targets).figures()
+    needed = list(products_of_drawing(config, rows, tokens, words, steps=case.steps))
+    layers = Layers(needed, backward=False, dtype=DTYPES[precision], device=device)
+    yield from Speed(
+        SUITE,
+        name,
+        interleaved({**fitting, CEILING: layers.contender(case.steps)}, rounds=run.rounds, seed=run.seed),
+        unit="steps",
+        flops=sum(product.forward_flops for product in needed) // case.steps,
+        layers_flops=layers.flops // case.steps,
+        peak=peak_tflops(device),
+        targets=case.targets,
+    ).figures()
     return {contender: models[contender] for contender in fitting}
 
 

@@ -12,7 +12,7 @@ from pixart.benchmark.device import DTYPES, Choice, forget_compiled, pick, preci
 from pixart.benchmark.examples import STRIDE, Examples, Text, examples_of
 from pixart.benchmark.kernels import profiled
 from pixart.benchmark.peers import Compilation, as_denoiser, built, compile_ours, ours, their_class, twin
-from pixart.benchmark.record import Figure
+from pixart.benchmark.record import BLOCKS, Figure
 from pixart.benchmark.speed import CEILING, FLOAT8, Speed
 from pixart.benchmark.step import TrainingStep, adamw
 from pixart.benchmark.suites import Run
@@ -73,6 +73,7 @@ def _case(settings: Settings, case: Compared, run: Run, name: str, device: torch
     forget_compiled()
     precision = precision_on(device, case.precision)
     run.say(f"{device.type}.{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}")
+    yield Figure(SUITE, f"{name}: {BLOCKS}", case.depth, "")
     examples = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)
     model = ours(settings.model, case, text_dim=settings.text.dim, device=device)
     steps = _steps(settings, case, model, examples, precision)

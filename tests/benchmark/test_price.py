@@ -13,10 +13,14 @@ from pixart.config import parse
 RATES = {256: 500.0, 512: 110.0, 1024: 20.0}
 
 
-def figures() -> list[Figure]:
+def figures(depth: int = 28, rates: dict[int, float] = RATES) -> list[Figure]:
     return [
-        Figure("train_step", f"px{pixels}: ours_compiled images_per_second", rate, "images/s")
-        for pixels, rate in RATES.items()
+        figure
+        for pixels, rate in rates.items()
+        for figure in (
+            Figure("train_step", f"px{pixels}: blocks", depth, ""),
+            Figure("train_step", f"px{pixels}: ours_compiled images_per_second", rate, "images/s"),
+        )
     ]
 
 
@@ -38,15 +42,34 @@ def test_without_a_rate_each_stage_says_which_key_to_give_and_nothing_is_made_up
     assert any("no price of the whole recipe" in line for line in said)
 
 
+@pytest.mark.parametrize("found", [figures(depth=2), figures(rates=dict.fromkeys(RATES, 0.0))])
+def test_a_rate_of_another_depth_or_of_nothing_is_no_rate(tmp_path: Path, found: list[Figure]):
+    write_record(tmp_path / "other.json", record(found, {}))
+    said: list[str] = []
+    assert not measured("price", tmp_path, f"record={tmp_path}/other.json", said=said)
+    assert sum("no rate at" in line and "of 28 blocks" in line for line in said) == 5
+
+
 def test_rates_of_suites_measured_before_in_the_same_run_are_taken(tmp_path: Path):
     settings = parse(composed("suite=price")["suites"]["price"], price.Settings)
     run = Run(1, 0, tmp_path, lambda _: None, tuple(figures()))
     assert "whole recipe" in [figure.name for figure in price.measure(settings, run)]
 
 
-def test_a_file_that_is_no_record_is_one_sentence(tmp_path: Path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "no JSON",
+        '{"figures": [1]}',
+        '{"figures": [{"suite": "train_step"}]}',
+        '{"figures": [{"suite": "train_step", "name": "px256: blocks", "unit": "", "value": "many"}]}',
+        '{"figures": [{"suite": "train_step", "name": "px256: blocks", "unit": "", "value": NaN}]}',
+    ],
+)
+def test_a_file_that_is_no_record_is_one_sentence(tmp_path: Path, text: str):
     values = composed("suite=price")["suites"]
-    (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "bad.json").write_text(text)
     values["price"]["record"] = str(tmp_path / "bad.json")
     with pytest.raises(ValueError, match=r"bad\.json is no record of tools/benchmark\.py"):
         run_suites(values, rounds=1, seed=0, scratch=tmp_path, say=lambda _: None)
