@@ -23,14 +23,16 @@ def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
     if not isinstance(prompts, str):
         return list(prompts)
     if not Path(prompts).is_file():
-        raise ValueError(
-            f"prompts={prompts}: there is no such file; for a prompt itself write prompts='[\"{prompts}\"]'"
-        )
+        found = "that is a folder, give a file in it" if Path(prompts).is_dir() else "there is no such file"
+        raise ValueError(f"prompts={prompts}: {found}; for a prompt itself write prompts='[\"{prompts}\"]'")
     try:
         lines = Path(prompts).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"prompts={prompts} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    return [line.strip() for line in lines if line.strip()]
+    read = [line.strip() for line in lines if line.strip()]
+    if not read:
+        raise ValueError(f"prompts={prompts} has no prompt in it: write one a line")
+    return read
 
 
 def size_for(asked: SampleConfig, trained: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -71,12 +71,12 @@ def folder_aside(path: Path) -> Iterator[Path]:
 def refuse_unwritable(path: Path, *, key: str, inside: bool = False) -> None:
     """``ValueError`` naming ``key`` if nothing can be written beside ``path``, or ``inside`` it.
 
-    The folder is made if need be.
+    A folder that is not there is not made: what is asked for may still be refused.
     """
     folder = path if inside else path.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        with TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise ValueError(f"{key}={path} cannot be written ({error.strerror}): give another place") from error

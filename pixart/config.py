@@ -32,7 +32,9 @@ def _rising(shares: tuple[float, float]) -> tuple[float, float]:
 
 
 Number = BeforeValidator(_number)  # pydantic takes true for 1
-Positive = Annotated[int, Field(gt=0), Number]
+Positive = Annotated[int, Field(gt=0, lt=2**63), Number]
+Many = Annotated[int, Field(gt=0, le=2**16), Number]  # pictures
+Pixels = Annotated[int, Field(gt=0, le=2**14), Number]
 Cadence = Annotated[int, Field(ge=0), Number]  # every so many steps; 0 = never
 Seed = Annotated[int, Field(ge=0, lt=2**63), Number]
 Share = Annotated[float, Field(ge=0, le=1), Number]
@@ -351,7 +353,7 @@ class Draw(Section):
     guidance_interval: Shares | None
     autoguidance: str | dict[str, str] | None
     autoguidance_scale: Rate | None
-    batch_size: Positive
+    batch_size: Many
     precision: Precision | None
     compile: bool
 
@@ -378,14 +380,14 @@ class SampleConfig(Draw):
     prompts: str | tuple[str, ...] | None
     labels: tuple[Cadence, ...] | None
     out: str
-    images_per_prompt: Positive
-    height: Positive | None
-    width: Positive | None
+    images_per_prompt: Many
+    height: Pixels | None
+    width: Pixels | None
     aspect_ratio: Above0 | None
     guidance_channels: Literal["all", "three"]
     guidance_every: Positive
     autoguidance: str | None
-    decode_batch: Positive
+    decode_batch: Many
     tiled: bool
     low_memory: bool
     binning: Literal["none", "official"]
@@ -401,7 +403,11 @@ class SampleConfig(Draw):
         if (self.prompts is None) == (self.labels is None):
             raise ValueError(
                 "give prompts=<file or list> for a model with text, or labels=[…] for a class-conditional one"
+                + ("" if self.prompts is None else ", not both")
             )
+        for key in ("prompts", "labels"):
+            if getattr(self, key) == ():
+                raise ValueError(f"{key}=[] asks for nothing: give at least one")
         if (self.height is None) != (self.width is None):
             given, lacking = ("height", "width") if self.width is None else ("width", "height")
             raise ValueError(f"{given} is given without {lacking}: give both, or aspect_ratio=… alone")
@@ -480,7 +486,7 @@ def _sentence(path: str, problems: list[Any]) -> str:
     messages = [problem["msg"].removeprefix("Value error, ") for problem in problems]
     if first["type"] == "value_error":
         return f"{path}: {messages[0]}" if path else messages[0]
-    tried = [message[0].lower() + message[1:] for message in messages]
+    tried = [message[0].lower() + message[1:].replace("valid tuple", "list") for message in messages]
     return f"{path}: {', or '.join(dict.fromkeys(tried))}, not {first['input']!r}"
 
 

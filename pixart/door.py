@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from pixart.help import ASKS, help_of
 from pixart.sweeps import (
@@ -93,6 +93,8 @@ def one_sentence(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         typed = re.sub(rf"=\{{{WRAPPED}: (.*)\}}$", r"=\1", " ".join(str(error.override).split()))
         return f"{typed}: this is no key=value; quote a value that holds signs or spaces: 'key=\"the value\"'"
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key}: {str(error).splitlines()[0]}; where ${{ is to stay as it is, write \\${{"
     text = " ".join(re.split(r"full_key:|Config search path:|See https://hydra", str(error))[0].split())
     text = re.sub(r"\.? To append to your config.*", ": there is no such key, --cfg job lists them", text)
     return text or type(error).__name__

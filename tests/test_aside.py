@@ -107,8 +107,17 @@ def test_a_place_that_cannot_take_a_file_or_a_folder_is_named_by_its_key(tmp_pat
         refuse_no_file(tmp_path, key="json")
     with pytest.raises(ValueError, match=r"^images=/dev/null cannot be written"):
         refuse_unwritable(Path("/dev/null"), key="images", inside=True)
-    refuse_unwritable(tmp_path / "new", key="out", inside=True)
-    assert (tmp_path / "new").is_dir()
+    with pytest.raises(ValueError, match=r"^out=.* cannot be written \(File name too long\)"):
+        refuse_unwritable(tmp_path / ("x" * 300), key="out", inside=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^out=.*file/new cannot be written"):
+        refuse_unwritable(tmp_path / "file" / "new", key="out", inside=True)
+
+
+def test_asking_whether_something_can_be_written_makes_no_folder(tmp_path):
+    refuse_unwritable(tmp_path / "new" / "inner", key="out", inside=True)
+    refuse_no_file(tmp_path / "new" / "file.json", key="json")
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_an_earlier_process_of_this_number_left_goes_and_names_alike_in_40_letters_are_no_rivals(tmp_path):

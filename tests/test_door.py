@@ -33,6 +33,14 @@ def test_only_keys_that_are_groups_elsewhere_are_wrapped_and_0_of_train() -> Non
     assert unwrap({"a": 1}) == {"a": 1}
 
 
+def test_a_dollar_sign_before_a_brace_is_taken_for_a_key_that_is_named_and_can_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(SystemExit, match=r"^error: prompts\[0\]: .*'b' not found; where \$\{ .* write \\\$\{$"):
+        told(monkeypatch, "sample", "weights=w", 'prompts=["a ${b}"]')
+    assert told(monkeypatch, "sample", "weights=w", r'prompts=["a \${b}"]')["prompts"] == ["a ${b}"]
+
+
 @pytest.mark.parametrize("arguments", [["+stage=2", "+stage=3"], ["+stage=1,2"], ["stage='1'", "+stage=2"]])
 def test_2_stages_for_1_run_are_refused_and_a_sweep_over_them_is_not(arguments: list[str]) -> None:
     with pytest.raises(Refused, match=r"a run has one stage, and -m \+stage=1,2 makes a run of each"):

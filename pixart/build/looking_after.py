@@ -160,6 +160,7 @@ def _pictures(config: Config, learner: Learner, encoder: TextEncoder | None, lat
             guidance_interval=section.guidance_interval,
             scheduler_name=section.scheduler,
             batch_size=config.micro_batch,
+            refuse_nonfinite=False,  # no reason to end a run
         )
 
     return Pictures(draw, [str(prompt) for prompt in asked])

@@ -1,5 +1,6 @@
 """Prompts or labels to pictures: conditioning, guided sampling, decoding."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from pixart.sampling.denoising import InPrecision, Precision
 from pixart.sampling.framing import Binning, crop_back, drawn_size
 from pixart.sampling.request import Size, batches, check_numbers, check_words
 from pixart.sampling.words import NullMask, ToldRatio, Words
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -86,6 +89,7 @@ class Pipeline:
         guidance_every: int = 1,
         autoguidance_scale: float = 1.0,
         decode_batch: int = 1,
+        refuse_nonfinite: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """One picture per prompt (or label), uint8 (height, width, 3), in the order they were asked for.
@@ -105,11 +109,13 @@ class Pipeline:
             guidance_every: see there too; 1 asks the null conditioning at every guided step.
             autoguidance_scale: see there too; 1 is none.
             decode_batch: pictures decoded together at most: for each an autoencoder needs more memory than the model.
+            refuse_nonfinite: otherwise pictures that came out as no numbers are black, and the log says how many.
             progress: called with (steps done, steps in all) over all batches.
 
         Raises:
             ValueError: nothing asked for, lists of unequal length, a label out of range, a size that does not divide
-                into patches, prompts for a model without text or labels for one without classes.
+                into patches, prompts for a model without text or labels for one without classes; latents that are not
+                finite.
         """
         encoder_dim = None if self.text_encoder is None else self.text_encoder.dim
         check_words(self.config, prompts=prompts, labels=labels, text_encoder_dim=encoder_dim)
@@ -140,6 +146,9 @@ class Pipeline:
                     generators=generators,
                     progress=_over_batches(progress, number, len(groups)),
                 )
+                lost = [seeds[row] for row, latent in zip(rows, latents, strict=True) if not latent.isfinite().all()]
+                if lost:
+                    _tell_lost(lost, guidance_scale, refuse=refuse_nonfinite)
                 for row, image in zip(rows, self._decoded(latents, decode_batch), strict=True):
                     pictures[row] = _as_pixels(crop_back(image, sizes[row]))
         return pictures
@@ -154,6 +163,16 @@ class Pipeline:
         """Images (1, 3, height, width) in [-1, 1] of ``latents`` (N, C, H, W), one after the other."""
         for some in latents.split(decode_batch):
             yield from self.autoencoder.decode(some).split(1)
+
+
+def _tell_lost(seeds: Sequence[int], guidance_scale: float, *, refuse: bool) -> None:
+    told = (
+        f"{len(seeds)} picture(s) came out as no numbers (NaN or infinite), the first with seed {seeds[0]}: "
+        f"lower guidance_scale={guidance_scale:g} or, where precision is fp16, take bf16 or fp32"
+    )
+    if refuse:
+        raise ValueError(told)
+    logger.warning(told)
 
 
 def _as_pixels(image: Tensor) -> NDArray[np.uint8]:

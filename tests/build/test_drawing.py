@@ -312,11 +312,34 @@ def test_the_options_on_record_are_those_that_were_given_and_matter() -> None:
         (["height=40"], r"^height is given without width: give both, or aspect_ratio=… alone$"),
         (["width=40"], r"^width is given without height: give both"),
         (["guidance_interval=[0.8,0.2]"], r"^guidance_interval: \[0.8, 0.2\] does not rise"),
+        (["labels=[1]"], r"^give prompts=<file or list> .* or labels=.* not both$"),
+        (["prompts=[]"], r"^prompts=\[\] asks for nothing: give at least one$"),
+        (["prompts=null", "labels=[]"], r"^labels=\[\] asks for nothing: give at least one$"),
+        (["prompts=null", "labels=5"], r"^labels: input should be a list, not 5$"),
+        (["height=100000", "width=256"], r"^height: input should be less than or equal to 16384, not 100000$"),
+        (["images_per_prompt=1000000"], r"^images_per_prompt: input should be less than or equal to 65536"),
+        (["decode_batch=100000000000000000000"], r"^decode_batch: input should be less than or equal to 65536"),
     ],
 )
-def test_each_of_3_contradictions_is_found_before_weights_are_read(asked: list[str], told: str) -> None:
+def test_each_of_10_contradictions_is_found_before_weights_are_read(asked: list[str], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         parse(composed("weights=none", "prompts=[a]", *asked, name="sample"), SampleConfig)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (Path.mkdir, "that is a folder, give a file in it; for a prompt itself"),
+        (lambda _: None, "there is no such file; for a prompt itself"),
+        (lambda path: path.write_text(" \n\n"), "has no prompt in it: write one a line"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), r"is not UTF-8 \(byte 0\): save it as UTF-8"),
+    ],
+)
+def test_4_things_that_are_no_file_of_prompts_are_named(tmp_path: Path, made: Any, told: str) -> None:
+    made(tmp_path / "prompts")
+    door = runpy.run_path(str(CONFIGS.parent / "sample.py"))
+    with pytest.raises(ValueError, match=f"^prompts=.*/prompts:? {told}"):
+        door["read_prompts"](str(tmp_path / "prompts"))
 
 
 def test_a_worse_model_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:

@@ -291,3 +291,17 @@ def test_3_pictures_decoded_together_are_those_decoded_alone() -> None:
         pipeline(Painter(by_noise, num_classes=10))(**asked, decode_batch=decode_batch) for decode_batch in (1, 3)
     )
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_pictures_that_are_no_numbers_are_refused_with_the_seed_of_the_first_or_counted_in_the_log(caplog) -> None:
+    draw = pipeline(Painter(lambda x_t, cond: by_label(x_t, cond) / (cond.label.view(-1, 1, 1, 1) - 2), num_classes=10))
+    asked = {"labels": [1, 2, 2], "seeds": [7, 8, 9], "sizes": [(8, 8)] * 3, **ASKED}
+    with pytest.raises(
+        ValueError, match=r"^2 picture\(s\) came out as no numbers .* seed 8: lower guidance_scale=1 or,"
+    ):
+        draw(**asked)
+    assert not caplog.records
+    pictures = draw(**asked, refuse_nonfinite=False)
+    assert values(pictures[:1]) == values(draw(labels=[1], seeds=[7], sizes=[(8, 8)], **ASKED))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "2 picture(s) came out as no numbers" in caplog.text
