@@ -114,10 +114,11 @@ def _ours(model: PixArt, asked: Asked, folder: Path) -> Contender:
     dtype, device = parameter.dtype, parameter.device
     encoder = load_text_encoder(str(folder), max_tokens=asked.max_tokens, cleaning="none", dtype=dtype).to(device)
     autoencoder = load_autoencoder(str(folder), dtype=dtype).to(device)
-    # fp32 is the weights as they are, and they are in the precision wanted already.
-    pipeline = Pipeline(model, asked.objective, encoder, autoencoder, device=device, precision="fp32")
 
     def draw() -> int:
+        # Anew each time: it remembers the null caption, which theirs encodes every time. fp32 is the weights as they
+        # are, and they are in the precision wanted already.
+        pipeline = Pipeline(model, asked.objective, encoder, autoencoder, device=device, precision="fp32")
         pipeline(
             prompts=[_PROMPT] * asked.pictures,
             seeds=list(range(asked.pictures)),

@@ -70,6 +70,7 @@ def _train(
     make_display: Callable[[bool], Display],
     signals: Signals,
 ) -> Ended:
+    check_float8(config.float8, accelerator.device, precision=config.precision)
     checks = Preflight(config, accelerator) if config.preflight else None
     nothing_stays = untouched(checks.ranks, path) if checks and config.preflight == "only" else nullcontext()
     with closing(make_display(accelerator.is_main_process)) as display, nothing_stays:
@@ -121,7 +122,6 @@ def _assemble(
     display: Display,
     signals: Signals,
 ) -> tuple[Learner, Upkeep, RunData]:
-    check_float8(config.float8, accelerator.device, precision=config.precision)
     start = None
     if config.init_from is not None and not directory.has_checkpoint:
         start = _read_start(config, config.init_from)  # first: the likeliest mistake is a wrong path

@@ -23,11 +23,14 @@ def check_float8(recipe: str, device: torch.device | str, *, precision: str) -> 
     """``ValueError`` where ``recipe`` cannot be followed on ``device`` with the rest in ``precision``."""
     if recipe == "none":
         return
+    device = torch.device(device)
+    if device.type == "cuda":
+        _check_card(recipe, device, precision)
     if importlib.util.find_spec("torchao") is None:
         raise ValueError(f"float8={recipe} needs the package torchao: pip install {_TESTED}, or set float8=none")
-    device = torch.device(device)
-    if device.type != "cuda":
-        return
+
+
+def _check_card(recipe: str, device: torch.device, precision: str) -> None:
     found = torch.cuda.get_device_capability(device)
     if found < _CAPABLE:
         raise ValueError(

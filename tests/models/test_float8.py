@@ -52,6 +52,13 @@ def test_without_torchao_it_is_refused_with_the_mend(monkeypatch):
         check_float8("rowwise", "cpu", precision="fp32")
 
 
+def test_nobody_is_sent_for_torchao_whose_gpu_cannot_use_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    with pytest.raises(ValueError, match=r"capability 8\.9 or more"):
+        check_float8("rowwise", "cuda", precision="bf16")
+
+
 @pytest.mark.usefixtures("found")
 def test_an_older_gpu_and_another_precision_are_refused(monkeypatch):
     check_float8("tensorwise", "cpu", precision="fp32")
