@@ -146,7 +146,7 @@ def _denoising(
     }
     fitting: dict[str, Drawing] = {}
     for contender, seconds in tried(
-        drawings, Drawing.draw, tolerance=_AGREEMENT[precision], device=device, say=run.say
+        drawings, lambda one: (one.draw(),), tolerances=(_AGREEMENT[precision],), device=device, say=run.say
     ):
         fitting[contender] = drawings[contender]
         yield Figure(SUITE, f"{name}: {contender} first_drawing", seconds, "s, two steps, compilation included")

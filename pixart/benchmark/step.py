@@ -43,14 +43,25 @@ class TrainingStep:
         settle(self.device)
         return self.examples.images * self.repeats
 
-    def step(self) -> Tensor:
-        """One step; the mean loss, a 0-d tensor on the device."""
+    def step(self) -> None:
+        """One step."""
+        self._learn()
+        self.model.zero_grad()
+
+    def learnt(self) -> tuple[Tensor, Tensor]:
+        """One step; the mean loss (), and what came back through all blocks: the patches' gradient (D, C, P, P)."""
+        loss = self._learn()
+        gradient = next(weight.grad for weight in self.model.parameters() if weight.ndim == 4)  # the one convolution
+        assert gradient is not None
+        self.model.zero_grad()  # which lets go of the tensor, and leaves its numbers
+        return loss.detach(), gradient
+
+    def _learn(self) -> Tensor:
         loss = self._loss()
         loss.backward()
         if self.optimizer is not None:
             self.optimizer.step()
-        self.model.zero_grad()
-        return loss.detach()
+        return loss
 
     def release(self) -> None:
         """Let go of gradients and averages; the next step, of this or of another on the same weights, has new ones."""

@@ -59,16 +59,16 @@ def test_a_contender_that_does_not_fit_is_released_and_nothing_that_it_made_is_l
     released: list[str] = []
     said: list[str] = []
 
-    def once(name: str) -> torch.Tensor:
+    def once(name: str) -> tuple[torch.Tensor]:
         if name == "small":
             assert made[0]() is None
             assert released == ["large"]
-            return torch.ones(2)
+            return (torch.ones(2),)
         activation = Activation()
         made.append(weakref.ref(activation))
         raise torch.OutOfMemoryError
 
     contenders = {name: name for name in ("large", "small")}
-    told = {"tolerance": 1e-4, "device": torch.device("cpu"), "say": said.append, "release": released.append}
+    told = {"tolerances": [1e-4], "device": torch.device("cpu"), "say": said.append, "release": released.append}
     assert [name for name, _ in tried(contenders, once, **told)] == ["small"]
     assert said == ["large does not fit the memory of this device and is left out: take a smaller batch"]

@@ -36,12 +36,19 @@ def test_four_contenders_of_equal_losses_are_timed_beside_the_ceilings(tmp_path:
     assert figures["copy ceiling of the device's memory"].value > 0
 
 
-def test_a_peer_that_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda peer: torch.nn.init.constant_(peer.proj_out.weight, 0.01),
+        lambda peer: peer.pos_embed.proj.weight.register_hook(lambda gradient: 1.1 * gradient),  # of the same loss
+    ],
+)
+def test_a_peer_that_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed):
     made = peers.theirs
 
     def other(model, **settings):
         peer = made(model, **settings)
-        torch.nn.init.zeros_(peer.proj_out.weight)
+        changed(peer)
         return peer
 
     monkeypatch.setattr(peers, "theirs", other)
@@ -80,12 +87,12 @@ def test_a_case_with_none_of_ours_is_one_sentence(tmp_path: Path, contenders: st
 def test_a_contender_that_does_not_fit_leaves_its_gradients_and_averages_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole, released = TrainingStep.step, []
+    whole, released = TrainingStep.learnt, []
 
-    def step(one: TrainingStep) -> torch.Tensor:
-        loss = whole(one)
+    def learnt(one: TrainingStep) -> tuple[torch.Tensor, torch.Tensor]:
+        found = whole(one)
         if isinstance(one.model, PixArt):
-            return loss
+            return found
         one._loss().backward()
         raise torch.OutOfMemoryError
 
@@ -96,7 +103,7 @@ def test_a_contender_that_does_not_fit_leaves_its_gradients_and_averages_behind(
         released.append(sum(p.grad is not None for p in one.model.parameters()) + len(one.optimizer.state))
 
     drop = TrainingStep.release
-    monkeypatch.setattr(TrainingStep, "step", step)
+    monkeypatch.setattr(TrainingStep, "learnt", learnt)
     monkeypatch.setattr(TrainingStep, "release", release)
     said: list[str] = []
     figures = measured("train_step", tmp_path, *TINY, "optimizer.cpu=true", said=said)
@@ -117,13 +124,13 @@ def test_nothing_is_built_before_the_peer_is_imported(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("wanted", [True, False])
 def test_every_contender_multiplies_in_tf32_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool):
     before, found = torch.backends.cuda.matmul.allow_tf32, set()
-    whole = TrainingStep.step
+    whole = TrainingStep._learn
 
-    def step(one: TrainingStep) -> torch.Tensor:
+    def learn(one: TrainingStep) -> torch.Tensor:
         found.add((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
         return whole(one)
 
-    monkeypatch.setattr(TrainingStep, "step", step)
+    monkeypatch.setattr(TrainingStep, "_learn", learn)
     measured("train_step", tmp_path, *TINY, f"tf32={wanted}")
     assert found == {(wanted, wanted)}
     assert torch.backends.cuda.matmul.allow_tf32 == before
