@@ -143,6 +143,8 @@ def _assemble(
     if start is not None:
         display.say(f"from {start.source}{f', licence {start.licence}' if start.licence else ''}")
         display.say(format_table(hand_off(start, bare, shared_mlp=config.reparameterise)))
+    if config.compile:
+        display.say("compile=true: the blocks are compiled before the first step, for some seconds to minutes")
     learner = make_learner(config, accelerator, sharding, directory, bare, data, encoder, latents)
     upkeep = make_upkeep(config, directory, display, learner, data, encoder, latents, start, signals)
     return learner, upkeep, data

@@ -103,6 +103,20 @@ def test_a_rehearsal_compiles_the_1_graph_of_a_step_and_leaves_no_gradient() -> 
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_that_compilation_comes_first_is_said_where_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    monkeypatch.setattr(learning, "compile_blocks", partial(compile_blocks, backend="aot_eager"))
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda _, line: said.append(line))
+    weights(tmp_path, 1, compiled=compiled)
+    assert [line.startswith("stage 2") for line in said[:1]] == [True]
+    assert (
+        sum(line.startswith("compile=true: the blocks are compiled before the first step") for line in said) == compiled
+    )
+
+
 def test_a_resume_may_not_turn_compilation_on(tmp_path: Path) -> None:
     weights(tmp_path, 1, compiled=False)
     with pytest.raises(ValueError, match=r"compile \(was False, is True\)"):
