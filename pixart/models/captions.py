@@ -14,7 +14,7 @@ STEP = 32  # tokens; for each number of rows that it meets oneDNN keeps about a 
 def located(tokens: Tensor, mask: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """``tokens`` (N, L, D) and ``mask`` (N, L), on the CPU cut after the longest caption, and the places that count.
 
-    There ``STEP`` places or fewer stay as many; to more come places of padding, up to a multiple of ``STEP``.
+    There ``STEP`` places or fewer stay as many; to more come places of padding, up to one more than a multiple.
 
     Elsewhere all stays as given: to look at a mask on a GPU is to wait for it. So it does while a graph is traced,
     which must not depend on the values of its inputs.
@@ -28,8 +28,11 @@ def located(tokens: Tensor, mask: Tensor, places: Tensor | None) -> tuple[Tensor
 
 
 def _in_steps(places: Tensor, tokens: int) -> Tensor:
-    """``places`` (S,) and the first others of N * L ``tokens`` that make a multiple of ``STEP``, or all; ascending."""
-    missing = -len(places) % STEP if len(places) > STEP else 0
+    """``places`` (S,) and as many of the first others of N * L ``tokens`` as make steps, or all; ascending.
+
+    One more than a multiple is no width of a layer: a compiler would take two equal sizes for one.
+    """
+    missing = (1 - len(places)) % STEP if len(places) > STEP else 0
     others = torch.ones(tokens, dtype=torch.bool).index_fill(0, places, False).nonzero().squeeze(1)
     return torch.cat([places, others[:missing]]).sort().values
 

@@ -38,7 +38,8 @@ def _made_up(
     """Inputs of as many different sizes as there are, for equal ones would be taken for one and the same."""
     side, cond = config["input_size"], Conditioning()
     if config["text_dim"] is not None:
-        mask = torch.arange(tokens) < tokens - torch.arange(images)[:, None] % tokens  # (N, L), each shorter by one
+        lengths = tokens - torch.arange(images) * (tokens - 1) // max(1, images - 1)  # from all down to one
+        mask = torch.arange(tokens) < lengths[:, None]  # (N, L)
         text = torch.zeros(images, tokens, config["text_dim"])
         cond = cond._replace(tokens=text, mask=mask, places=places_of(mask))
     if config["num_classes"] is not None:
