@@ -1,6 +1,7 @@
 """What a killed compiler left is deleted before torch takes it for a library, and nothing else is."""
 
 import logging
+import os
 import struct
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._inductor import codecache
+from torch._inductor.runtime import cache_dir_utils
 
 from pixart.models import compiled, half_compiled
 from pixart.models.compiled import compile_blocks
@@ -23,26 +26,54 @@ ELF = ELF[:4] + b"\x02\x01" + ELF[6:]
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    (tmp_path / "ab").mkdir()
+    monkeypatch.setattr(cache_dir_utils, "default_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(codecache, "_HEADER_DIR", str(tmp_path / "headers"))
+    monkeypatch.setattr(codecache, "_HEADER_LOCK_DIR", str(tmp_path / "headers" / "locks"))
+    for folder in ("ab", "headers/locks"):
+        (tmp_path / folder).mkdir(parents=True)
     return tmp_path
 
 
-def test_of_4_libraries_the_2_that_are_cut_off_are_deleted_with_1_log_line(
+def test_of_5_libraries_the_4_that_are_cut_off_are_deleted_with_1_log_line(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    names = ["empty", "cut", "whole", "other"]
-    empty, cut, whole, other = (cache / "ab" / f"c{name}.main.so" for name in names)
+    names = ["cempty.main", "ccut.main", "cheadless.main", "cinstructions", "cwhole.main"]
+    empty, cut, headless, instructions, whole = (cache / "ab" / f"{name}.so" for name in names)
     empty.touch()
     cut.write_bytes(ELF[:-1])
+    headless.write_bytes(bytes(4096) + ELF[4096:])  # a linker that was killed before it wrote the head
+    instructions.write_bytes(bytes(4096))  # torch asks it which instructions there are
     whole.write_bytes(ELF)
-    other.write_bytes(b"\xcf\xfa\xed\xfe" + bytes(96))  # no ELF
     with caplog.at_level(logging.WARNING, logger=half_compiled.__name__):
-        assert clear_half_compiled() == 2
+        assert clear_half_compiled() == 4
         assert clear_half_compiled() == 0
-    assert sorted((cache / "ab").iterdir()) == sorted([whole, other])
+    assert list((cache / "ab").iterdir()) == [whole]
     assert [record.message for record in caplog.records] == [
-        f"compile=true: 2 half-compiled file(s) in {cache} are deleted and compiled again"
+        f"compile=true: 4 half-compiled file(s) in {cache} are deleted and compiled again"
     ]
+
+
+@pytest.mark.parametrize(("system", "whole"), [("linux", False), ("darwin", True)])
+def test_what_is_no_elf_is_whole_where_libraries_are_of_another_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, whole: bool
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    (tmp_path / "other.so").write_bytes(b"\xcf\xfa\xed\xfe" + bytes(96))
+    assert is_whole(tmp_path / "other.so") == whole
+
+
+def test_of_3_headers_that_are_compiled_the_1_that_no_library_came_after_is_deleted(cache: Path) -> None:
+    old, late, locked = (cache / "headers" / f"c{name}.h.gch" for name in ("old", "late", "locked"))
+    library, half = cache / "ab" / "cwhole.main.so", cache / "ab" / "chalf.main.so"
+    for path in (old, late, locked):
+        path.write_bytes(b"gpch")
+    library.write_bytes(ELF)
+    half.touch()
+    for seconds, path in enumerate([old, library, late, locked, half], start=1_700_000_000):
+        os.utime(path, (seconds, seconds))
+    with FileLock(cache / "headers" / "locks" / "clocked.lock"):
+        assert clear_half_compiled() == 2
+    assert [path.exists() for path in (old, late, locked, half)] == [True, False, True, False]
 
 
 def test_1_that_another_process_is_compiling_is_left_to_it(cache: Path) -> None:
