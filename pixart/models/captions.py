@@ -16,10 +16,11 @@ def located(tokens: Tensor, mask: Tensor, places: Tensor | None) -> tuple[Tensor
 
     There ``STEP`` places or fewer stay as many; to more come places of padding, up to one more than a multiple.
 
-    Elsewhere all stays as given: to look at a mask on a GPU is to wait for it. So it does while a graph is traced,
-    which must not depend on the values of its inputs.
+    Elsewhere all stays as given: to look at a mask on a GPU is to wait for it. So it does while a graph is traced or
+    a function transformed, which must not depend on the values of their inputs, and where there are no tokens.
     """
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+    fixed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if mask.device.type != "cpu" or fixed or not mask.shape[1]:
         return tokens, mask, places
     mask = mask.bool()
     longest = max(1, int((mask.any(dim=0) * torch.arange(1, mask.shape[1] + 1)).max()))

@@ -29,7 +29,7 @@ class NumberEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Numbers (N,) -> (N, dim), or (N, K) -> (N, K * dim)."""
-        vectors = self.mlp(sinusoids(x).to(self.mlp[0].get_parameter("weight").dtype))
+        vectors = self.mlp(sinusoids(x).to(next(self.mlp.parameters()).dtype))
         return vectors if x.ndim == 1 else vectors.flatten(1)
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.flop_counter import register_flop_formula
 
 OPERATOR = "pixart::linear"
@@ -150,6 +152,7 @@ def _for_onednn(one: Tensor, other: Tensor, sides: Sequence[int]) -> bool:
         and one.dtype is other.dtype is torch.float32
         and (min(sides) >= WIDE or (min(sides) >= NARROWEST and math.prod(one.shape[:-1]) >= MANY))
         and not torch.is_autocast_enabled("cpu")
+        and forward_ad._current_level < 0  # a tangent that goes along with ``one`` would be lost
     )
 
 
@@ -175,7 +178,9 @@ class _Mlp(Mlp):  # type: ignore[misc]
 
 def _hooked(*modules: nn.Module) -> bool:
     """Whether any has a hook, or a ``forward`` of its own, by which accelerate brings weights that lie elsewhere."""
-    return any(one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one) for one in modules)
+    return _has_any_global_hook() or any(
+        one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one) for one in modules
+    )
 
 
 def make_mlp(dim: int, hidden: int, out: int) -> Mlp:

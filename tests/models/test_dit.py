@@ -316,3 +316,28 @@ def test_latents_of_an_odd_size_are_refused_with_both_numbers(small, captioned, 
 def test_numbers_of_which_no_model_can_be_built_are_named(small, changes, words):
     with pytest.raises(ValueError, match=words):
         small(**changes)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no rule for its attention
+def test_gradients_of_each_image_by_itself_are_those_of_a_batch_of_one(small, randomise, captioned, x_t, t):
+    model = randomise(small(size_conditioning=True))
+    weights = dict(model.named_parameters())
+
+    def loss(given: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        x, time, *told = (one[None] for one in inputs)
+        cond = Conditioning(**dict(zip(("tokens", "mask", "size", "aspect_ratio"), told, strict=True)))
+        return torch.func.functional_call(model, given, (x, time, cond)).square().mean()
+
+    inputs = (x_t, t, captioned.tokens, captioned.mask, captioned.size, captioned.aspect_ratio)
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *[0] * 6))(weights, *inputs)
+    for row in range(len(x_t)):
+        alone = torch.autograd.grad(loss(weights, *(one[row] for one in inputs)), list(weights.values()))
+        for name, gradient in zip(weights, alone, strict=True):
+            torch.testing.assert_close(found[name][row], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_captions_without_any_token_are_taken(small, captioned, x_t, t):
+    none = captioned._replace(tokens=captioned.tokens[:, :0], mask=captioned.mask[:, :0])
+    unseen = captioned._replace(mask=torch.zeros_like(captioned.mask))
+    model = small()
+    torch.testing.assert_close(model(x_t, t, none), model(x_t, t, unseen))

@@ -259,10 +259,11 @@ def test_an_mlp_that_nobody_differentiates_takes_gelu_with_the_product_and_its_o
 ):
     mlp, x = make_mlp(WIDE, 2 * WIDE, WIDE), torch.randn(2, 3, WIDE)
     with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            found = mlp(x)
+        found = mlp(x)
         assert asked == [(2 * WIDE, WIDE, "gelu"), (WIDE, 2 * WIDE)]
-        assert counter.get_total_flops() == 2 * 2 * 6 * WIDE * 2 * WIDE
+        with FlopCounterMode(display=False) as counter:
+            torch.ops.pixart.linear(x, mlp.fc1.weight, mlp.fc1.bias, gelu=True)
+        assert counter.get_total_flops() == 2 * 6 * WIDE * 2 * WIDE
         asked.clear()
         hook = mlp.fc1.register_forward_hook(lambda *_: None)
         torch.testing.assert_close(mlp(x), found, rtol=1e-5, atol=1e-6)
@@ -308,3 +309,27 @@ def test_weights_that_accelerate_keeps_elsewhere_multiply_as_they_are_with_and_w
     torch.testing.assert_close(mlp(x), expected)
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_derivatives_in_forward_mode_are_those_of_plain_layers(learning):
+    ours = make_mlp(WIDE, 2 * WIDE, WIDE)
+    plain = nn.Sequential(nn.Linear(WIDE, 2 * WIDE), nn.GELU("tanh"), nn.Linear(2 * WIDE, WIDE))
+    plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
+    x, tangent = torch.randn(2, WIDE), torch.randn(2, WIDE)
+    with torch.set_grad_enabled(learning):
+        found = [torch.func.jvp(each, (x,), (tangent,))[1] for each in (ours, plain)]
+    assert found[1].abs().max() > 0.01
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_hook_on_all_modules_sees_every_layer_of_an_mlp_without_gradients():
+    mlp, seen = make_mlp(WIDE, 2 * WIDE, WIDE), list[str]()
+    hook = nn.modules.module.register_module_forward_hook(lambda one, *_: seen.append(type(one).__name__))
+    try:
+        with torch.no_grad():
+            mlp(torch.randn(2, WIDE))
+    finally:
+        hook.remove()
+    assert seen.count("Linear") == 2
+    assert "GELU" in seen
