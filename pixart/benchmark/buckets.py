@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from pixart.benchmark.case import Case, on
 from pixart.benchmark.device import DTYPES, Choice, forget_compiled, pick, precision_on, settle
@@ -24,6 +25,14 @@ from pixart.models.precision import in_tf32
 SUITE = "buckets"
 
 
+class AroundCase(Case):
+    """A square whose area 40 sizes have."""
+
+    resolution: Annotated[int, Field(gt=0, multiple_of=256)]
+
+    figures = frozenset({"graphs"})
+
+
 class Settings(Section):
     """The keys of ``configs/suite/buckets.yaml``."""
 
@@ -33,8 +42,15 @@ class Settings(Section):
     text: Text
     backend: Literal["inductor", "eager"]
     tf32: bool
-    cpu: Case
-    cuda: Case
+    cpu: AroundCase
+    cuda: AroundCase
+
+
+def check(settings: Settings) -> None:
+    """``ValueError`` where the device is not there, or nothing can be compiled for it."""
+    device = pick(settings.device)
+    if settings.backend == "inductor" and (lacking := missing_compiler(device.type)):
+        raise ValueError(f"it compiles, and {lacking}; or set suites.buckets.backend=eager")
 
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
@@ -47,8 +63,6 @@ def _measured(settings: Settings, run: Run) -> Iterator[Figure]:
     from torch._dynamo.utils import counters
 
     device = pick(settings.device)
-    if settings.backend == "inductor" and (lacking := missing_compiler(device.type)):
-        raise ValueError(f"suite buckets compiles, and {lacking}; or set suites.buckets.backend=eager")
     case = on(device, settings.cpu, settings.cuda)
     buckets = official_buckets(case.resolution)
     order = np.random.default_rng(run.seed).permutation(len(buckets))

@@ -1,9 +1,12 @@
 """The suite ``data``: latents and text states, images, the plan and the index, each against what it is to beat."""
 
 from collections.abc import Iterator
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
 
 from pixart.benchmark.indexing import index_rates, write_small
-from pixart.benchmark.latents import Made, official_latents, our_latents, write_official, write_shards_of
+from pixart.benchmark.latents import TOKENS, Made, official_latents, our_latents, write_official, write_shards_of
 from pixart.benchmark.pictures import our_pictures, webdataset_pictures, write_pictures
 from pixart.benchmark.planning import probe, write_columns
 from pixart.benchmark.record import Figure
@@ -19,7 +22,7 @@ class Settings(Section):
 
     batch: Positive
     feature_samples: Positive
-    token_lengths: tuple[Positive, ...]
+    token_lengths: tuple[Annotated[int, Field(gt=0, le=TOKENS)], ...]
     pictures: Positive
     side: Positive
     plan_samples: Positive
@@ -28,6 +31,13 @@ class Settings(Section):
     plan_ks: tuple[int, ...]
     index_samples: Positive
     index_rounds: Positive
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        for key in ("feature_samples", "pictures"):
+            if getattr(self, key) < self.batch:
+                raise ValueError(f"{key}={getattr(self, key)} is no batch of {self.batch}: give as many or more")
+        return self
 
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:

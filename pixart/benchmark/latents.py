@@ -20,7 +20,7 @@ from pixart.data.storage.indexing import build_index
 from pixart.data.storage.shards import Shards
 
 _CHANNELS, _SIDE = 4, 32  # of the latents of 256 pixels
-_TOKENS, _DIM = 120, 4096  # of T5-XXL
+TOKENS, _DIM = 120, 4096  # of T5-XXL
 _PIXELS = 256
 
 
@@ -29,7 +29,7 @@ class Made:
 
     def __init__(self, count: int, *, length: int, seed: int):
         self.count, self._seed = count, seed
-        spread = min(length - 1, _TOKENS - length)
+        spread = min(length - 1, TOKENS - length)
         rng = np.random.default_rng((seed, length))
         self.lengths = rng.integers(length - spread, length + spread, count, endpoint=True)  # (count,)
 
@@ -42,7 +42,7 @@ class Made:
     def states(self, i: int) -> NDArray[np.float32]:
         """(120, 4096) float32 with the mantissa of bfloat16; the encoder fills the padding too."""
         rng = np.random.default_rng((self._seed, i, 1))
-        drawn = rng.standard_normal((_TOKENS, _DIM), dtype=np.float32)
+        drawn = rng.standard_normal((TOKENS, _DIM), dtype=np.float32)
         return (drawn.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
@@ -73,7 +73,7 @@ def write_official(folder: Path, made: Made) -> None:
     """The same as the official extraction stores it: float32 throughout, text padded to 120 tokens and compressed."""
     folder.mkdir(parents=True)
     for i in range(made.count):
-        mask = (np.arange(_TOKENS) < made.lengths[i]).astype(np.int64)
+        mask = (np.arange(TOKENS) < made.lengths[i]).astype(np.int64)
         np.savez_compressed(folder / f"{i}.npz", caption_feature=made.states(i)[None], attention_mask=mask[None])
         np.save(folder / f"{i}.npy", made.moments(i))
 
@@ -81,7 +81,7 @@ def write_official(folder: Path, made: Made) -> None:
 def our_latents(folder: Path, *, batch: int, seed: int) -> Contender:
     """Batches of the features in ``folder``, by our reader."""
     return our_examples(
-        examples_of(Shards(folder), side=_PIXELS, batch=batch, max_tokens=_TOKENS, seed=seed), batch=batch
+        examples_of(Shards(folder), side=_PIXELS, batch=batch, max_tokens=TOKENS, seed=seed), batch=batch
     )
 
 

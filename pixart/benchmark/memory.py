@@ -54,6 +54,11 @@ class Settings(Section):
     cuda: Sizes
 
 
+def check(settings: Settings) -> None:
+    """``ValueError`` where the device is not there."""
+    pick(settings.device)
+
+
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """One process for each figure."""
     device = pick(settings.device)

@@ -3,9 +3,10 @@
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from pixart.batch import Conditioning, Denoiser
@@ -24,13 +25,22 @@ _STD = 0.02  # of all weights: with those of a first step most of the model woul
 _SEED = 7
 
 
+def _known_options(options: dict[str, bool | int | str]) -> dict[str, bool | int | str]:
+    if options:
+        from torch._inductor import list_options
+
+        if unknown := sorted(options.keys() - set(list_options())):
+            raise ValueError(f"inductor has no option '{unknown[0]}': torch._inductor.list_options() names them all")
+    return options
+
+
 class Compilation(Section):
     """How models are compiled."""
 
     backend: Literal["inductor", "eager"]  # eager traces and generates no code
     peer_mode: Literal["default", "max-autotune-no-cudagraphs", "max-autotune", "reduce-overhead"]
     fuse_peer_qkv: bool  # diffusers' own fusion of its projections, which it calls experimental
-    options: dict[str, bool | int | str]  # inductor's, for ours alone
+    options: Annotated[dict[str, bool | int | str], AfterValidator(_known_options)]  # inductor's, for ours alone
 
 
 def ours(model: Model, case: Case, *, text_dim: int, device: torch.device, **changes: Any) -> PixArt:

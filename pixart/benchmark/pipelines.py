@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from pixart.benchmark.device import settle
 from pixart.benchmark.examples import CHANNELS, Text
@@ -22,10 +24,13 @@ SUITE = "sample"
 _PROMPT = "a small red circle above a large blue square on a white background"
 
 
+Channels = Annotated[int, Field(gt=0, multiple_of=8)]  # in the groups of a norm
+
+
 class Encoders(Section):
     """Shapes of the encoders made up for a whole pipeline."""
 
-    autoencoder: tuple[Positive, ...]  # channels of its blocks; all but the last halve the picture
+    autoencoder: tuple[Channels, ...]  # of its blocks; all but the last halve the picture
     text_layers: Positive
     text_hidden: Positive
 

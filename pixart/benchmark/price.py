@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pixart.benchmark.case import Target
-from pixart.benchmark.record import BLOCKS, Figure, read_figures
+from pixart.benchmark.record import PARAMETERS, RESOLUTION, Figure, read_figures
 from pixart.benchmark.suites import Run
 from pixart.config import Positive, Rate, Section
 
 SUITE = "price"
 _DAY = 86_400  # seconds
+_RATE = "images_per_second"
 
 
 class Stage(Section):
@@ -33,8 +34,8 @@ class Settings(Section):
     """The keys of ``configs/suite/price.yaml``."""
 
     record: str | None
-    contender: str
-    depth: Positive
+    contender: Literal["eager", "compiled", "ours", "ours_compiled", "ours_float8"]
+    least_parameters: Rate  # millions
     dollars_per_device_hour: Rate
     stages: dict[str, Stage]
     paper_days: Positive
@@ -42,16 +43,25 @@ class Settings(Section):
     target: Target
 
 
+def check(settings: Settings) -> None:
+    """``ValueError`` where the record is none."""
+    if settings.record is not None:
+        _recorded(settings.record)
+
+
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Device-days of each stage and dollars of all; a line for each stage that has no rate."""
-    known = rates(_recorded(settings, run), settings.contender, settings.depth)
+    figures = run.measured if settings.record is None else _recorded(settings.record)
+    known = rates(figures, settings.contender, least_parameters=settings.least_parameters)
     days: dict[str, float] = {}
     for name, stage in settings.stages.items():
-        rate = stage.images_per_second or known.get(f"px{stage.resolution}")
+        rate = stage.images_per_second or known.get(stage.resolution)
         if rate is None:
             run.say(
-                f"{name}: no rate at {stage.resolution} px of {settings.depth} blocks; measure suite=train_step on a "
-                f"GPU, or give suites.price.record=<its json> or suites.price.stages.{name}.images_per_second="
+                f"{name}: no rate of {settings.contender} at {stage.resolution} px with "
+                f"{settings.least_parameters:g} M parameters or more {_among(figures, settings)}; measure "
+                f"suite=train_step on a GPU, or give suites.price.record=<its json> or "
+                f"suites.price.stages.{name}.images_per_second="
             )
             continue
         days[name] = stage.samples / rate / _DAY
@@ -72,22 +82,42 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     )
 
 
-def rates(figures: Iterable[Figure], contender: str, depth: int) -> dict[str, float]:
-    """Images a second of ``contender`` by case of the suite ``train_step`` whose model has ``depth`` blocks."""
-    said = {figure.name: figure.value for figure in figures if figure.suite == "train_step"}
-    ending = f": {contender} images_per_second"
-    cases = [name.removesuffix(ending) for name in said if name.endswith(ending)]
-    return {
-        case: rate for case in cases if said.get(f"{case}: {BLOCKS}") == depth and (rate := said[case + ending]) > 0
-    }
+def rates(figures: Iterable[Figure], contender: str, *, least_parameters: float) -> dict[int, float]:
+    """The best images a second of ``contender`` by resolution, of models of ``least_parameters`` millions or more."""
+    best: dict[int, float] = {}
+    for said in _cases(figures).values():
+        rate, resolution = said.get(f"{contender} {_RATE}", 0.0), int(said.get(RESOLUTION, 0))
+        if rate > best.get(resolution, 0.0) and said.get(PARAMETERS, 0.0) >= least_parameters:
+            best[resolution] = rate
+    return best
 
 
-def _recorded(settings: Settings, run: Run) -> Sequence[Figure]:
-    """Figures of a record, or of this very run; ``ValueError`` for a file that is none."""
-    if settings.record is None:
-        return run.measured
-    path = Path(settings.record).expanduser()
+def _cases(figures: Iterable[Figure]) -> dict[str, dict[str, float]]:
+    """Case of the suite ``train_step`` -> name of a figure -> its value."""
+    cases: dict[str, dict[str, float]] = {}
+    for figure in figures:
+        case, _, name = figure.name.partition(": ")
+        if figure.suite == "train_step":
+            cases.setdefault(case, {})[name] = figure.value
+    return cases
+
+
+def _among(figures: Iterable[Figure], settings: Settings) -> str:
+    """Of which cases there are rates, in words."""
+    found = [
+        f"{case} ({said.get(RESOLUTION, 0):g} px, {said.get(PARAMETERS, 0):.0f} M: "
+        f"{', '.join(name.removesuffix(f' {_RATE}') for name in said if name.endswith(_RATE))})"
+        for case, said in _cases(figures).items()
+        if any(name.endswith(_RATE) for name in said)
+    ]
+    where = "in this run" if settings.record is None else f"in {settings.record}"
+    return f"{where}, which has {' and '.join(found) or 'none of suite=train_step'}"
+
+
+def _recorded(record: str) -> Sequence[Figure]:
+    """Figures of a record; ``ValueError`` for a file that is none."""
+    path = Path(record).expanduser()
     try:
         return read_figures(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"suites.price.record: {path} is no record of tools/benchmark.py ({error})") from error
+        raise ValueError(f"record: {path} is no record of tools/benchmark.py ({error})") from error

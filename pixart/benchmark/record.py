@@ -23,7 +23,8 @@ _PACKAGES = (
     *("diffusers", "transformers", "accelerate", "xformers"),
 )
 _CPUINFO = Path("/proc/cpuinfo")
-BLOCKS = "blocks"  # how a figure is named that says of which depth the model of a case was
+# How figures are named that say what was timed in a case.
+PARAMETERS, RESOLUTION = "parameters", "resolution"
 
 
 class Figure(NamedTuple):

@@ -16,7 +16,7 @@ from pixart.benchmark.examples import STRIDE, Text, examples_of
 from pixart.benchmark.peers import Compilation, as_denoiser, built, ours, their_class
 from pixart.benchmark.pipelines import Asked, Encoders, compared, write_encoders
 from pixart.benchmark.record import Figure
-from pixart.benchmark.speed import CEILING, Speed
+from pixart.benchmark.speed import CEILING, RATIOS, SHARES, Speed
 from pixart.benchmark.suites import Run
 from pixart.benchmark.timing import interleaved
 from pixart.config import GaussianObjective, Model, Positive, Rate, Section
@@ -36,6 +36,8 @@ class SampleCase(Compared):
 
     steps: Positive  # of one drawing; the text is prepared once in it
     encoders: Encoders
+
+    figures = RATIOS | SHARES | {"steps_per_second"} | {f"pipeline_{ratio}" for ratio in RATIOS}
 
 
 class Settings(Section):
@@ -82,6 +84,11 @@ class Drawing:
         self.draw(self.steps)
         settle(self.latents.device)
         return self.steps
+
+
+def check(settings: Settings) -> None:
+    """``ValueError`` where the device is not there."""
+    pick(settings.device)
 
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:

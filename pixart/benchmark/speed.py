@@ -13,6 +13,8 @@ FLOAT8 = "ours_float8"
 OURS = {"ours_compiled": "", "ours": "plain_", FLOAT8: "float8_"}  # contender -> what its ratios' names begin with
 PEERS = ("eager", "compiled")
 CEILING = "matmul"  # the contender that does the layers' products alone
+RATIOS = frozenset(f"{prefix}ratio_vs_{peer}" for prefix in OURS.values() for peer in PEERS)
+SHARES = frozenset({"tflops", "share_of_matmul", "mfu"})
 
 
 def ratios(times: Times) -> Iterator[tuple[str, NDArray[np.float64]]]:

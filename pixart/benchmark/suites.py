@@ -23,7 +23,10 @@ class Run(NamedTuple):
 
 
 class Suite(Protocol):
-    """What a module of this package is that ``configs/suite/<its name>.yaml`` chooses."""
+    """What a module of this package is that ``configs/suite/<its name>.yaml`` chooses.
+
+    It may have ``check(settings)`` too, which raises ``ValueError`` for what can be known before anything is measured.
+    """
 
     Settings: type[Section]
 
@@ -53,6 +56,8 @@ def run_suites(
     figures: list[Figure] = []
     failed: dict[str, Exception] = {}
     for name, suite, settings in ready:
+        _check(name, suite, settings)
+    for name, suite, settings in ready:
         with tempfile.TemporaryDirectory(prefix="pixart-benchmark-", dir=scratch) as folder:
             say(f"suite {name}")
             try:
@@ -60,7 +65,8 @@ def run_suites(
                     figures.append(figure)
                     keep(figures)
             except Exception as error:  # noqa: BLE001 (whatever it is, it is raised once the others are measured)
-                say(f"suite {name} failed: {error!r}")
+                if len(ready) > 1:
+                    say(f"suite {name} failed: {type(error).__name__}: {error}")
                 failed[name] = error
                 _let_go(error)
             finally:
@@ -81,6 +87,13 @@ def _parsed(name: str, settings: Mapping[str, Any], suite: Any) -> Section:
     except ValueError as error:
         raise ValueError(f"suites.{name}: {error}") from None
     return parsed
+
+
+def _check(name: str, suite: Any, settings: Section) -> None:
+    try:
+        getattr(suite, "check", lambda _: None)(settings)
+    except ValueError as error:
+        raise ValueError(f"suites.{name}: {error}") from None
 
 
 def _let_go(error: BaseException) -> None:

@@ -12,8 +12,8 @@ from pixart.benchmark.device import DTYPES, Choice, forget_compiled, pick, preci
 from pixart.benchmark.examples import STRIDE, Examples, Text, examples_of
 from pixart.benchmark.kernels import profiled
 from pixart.benchmark.peers import Compilation, as_denoiser, built, compile_ours, ours, their_class, twin
-from pixart.benchmark.record import BLOCKS, Figure
-from pixart.benchmark.speed import CEILING, FLOAT8, Speed
+from pixart.benchmark.record import PARAMETERS, RESOLUTION, Figure
+from pixart.benchmark.speed import CEILING, FLOAT8, RATIOS, SHARES, Speed
 from pixart.benchmark.step import TrainingStep, adamw
 from pixart.benchmark.suites import Run
 from pixart.benchmark.timing import Contender, interleaved
@@ -31,6 +31,12 @@ T = TypeVar("T")
 
 _AGREEMENT = {"fp32": (1e-4, 1e-2), "bf16": (2e-2, 0.1), "fp16": (1e-2, 0.1)}  # of loss and gradient, relative
 _ROUNDED = {FLOAT8: (3e-2, 0.5)}  # the same of a contender that multiplies in fewer bits
+
+
+class TrainingCase(Compared):
+    """What is trained."""
+
+    figures = RATIOS | SHARES | {"images_per_second"}
 
 
 class OnEach(Section, Generic[T]):
@@ -52,15 +58,20 @@ class Settings(Section):
     float8: Float8
     tf32: bool
     copy_mib: OnEach[Positive]
-    cpu: dict[str, Compared]
-    cuda: dict[str, Compared]
+    cpu: dict[str, TrainingCase]
+    cuda: dict[str, TrainingCase]
+
+
+def check(settings: Settings) -> None:
+    """``ValueError`` where the device is not there, or cannot compute what is asked for."""
+    device = pick(settings.device)
+    for case in on(device, settings.cpu, settings.cuda).values():
+        check_float8(settings.float8, device, precision=precision_on(device, case.precision))
 
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Every case of the device, and how fast it copies."""
     device = pick(settings.device)
-    for case in on(device, settings.cpu, settings.cuda).values():
-        check_float8(settings.float8, device, precision=precision_on(device, case.precision))
     their_class()
     with in_tf32(settings.tf32):
         for name, case in on(device, settings.cpu, settings.cuda).items():
@@ -73,9 +84,10 @@ def _case(settings: Settings, case: Compared, run: Run, name: str, device: torch
     forget_compiled()
     precision = precision_on(device, case.precision)
     run.say(f"{device.type}.{name}: {case.batch} images of {case.resolution} px, {case.depth} blocks, {precision}")
-    yield Figure(SUITE, f"{name}: {BLOCKS}", case.depth, "")
     examples = examples_of(case, settings.text, dtype=DTYPES[precision], device=device, seed=run.seed)
     model = ours(settings.model, case, text_dim=settings.text.dim, device=device)
+    yield Figure(SUITE, f"{name}: {PARAMETERS}", sum(p.numel() for p in model.parameters()) / 1e6, "M")
+    yield Figure(SUITE, f"{name}: {RESOLUTION}", case.resolution, "px")
     steps = _steps(settings, case, model, examples, precision)
     fitting: dict[str, TrainingStep] = {}
     for contender, seconds in tried(

@@ -44,5 +44,7 @@ def test_the_40_steps_multiply_in_tf32_where_asked_to(tmp_path: Path, monkeypatc
 
 def test_without_a_compiler_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(buckets, "missing_compiler", lambda _: "there is no C++ compiler")
-    with pytest.raises(ValueError, match=r"suite buckets compiles, and there is no C\+\+ compiler; or set suites"):
+    with pytest.raises(
+        ValueError, match=r"^suites.buckets: it compiles, and there is no C\+\+ compiler; or set suites"
+    ):
         measured("buckets", tmp_path, *[each for each in TINY if not each.startswith("backend")])

@@ -13,13 +13,15 @@ from pixart.config import parse
 RATES = {256: 500.0, 512: 110.0, 1024: 20.0}
 
 
-def figures(depth: int = 28, rates: dict[int, float] = RATES) -> list[Figure]:
+def figures(parameters: float = 610.9, rates: dict[int, float] = RATES) -> list[Figure]:
     return [
         figure
         for pixels, rate in rates.items()
         for figure in (
-            Figure("train_step", f"px{pixels}: blocks", depth, ""),
-            Figure("train_step", f"px{pixels}: ours_compiled images_per_second", rate, "images/s"),
+            Figure("train_step", f"of_{pixels}: parameters", parameters, "M"),
+            Figure("train_step", f"of_{pixels}: resolution", pixels, "px"),
+            Figure("train_step", f"of_{pixels}: eager images_per_second", 2 * rate, "images/s"),
+            Figure("train_step", f"of_{pixels}: ours_compiled images_per_second", rate, "images/s"),
         )
     ]
 
@@ -42,12 +44,25 @@ def test_without_a_rate_each_stage_says_which_key_to_give_and_nothing_is_made_up
     assert any("no price of the whole recipe" in line for line in said)
 
 
-@pytest.mark.parametrize("found", [figures(depth=2), figures(rates=dict.fromkeys(RATES, 0.0))])
-def test_a_rate_of_another_depth_or_of_nothing_is_no_rate(tmp_path: Path, found: list[Figure]):
+@pytest.mark.parametrize("found", [figures(parameters=50), figures(rates=dict.fromkeys(RATES, 0.0))])
+def test_a_rate_of_a_smaller_model_or_of_nothing_is_no_rate(tmp_path: Path, found: list[Figure]):
     write_record(tmp_path / "other.json", record(found, {}))
     said: list[str] = []
     assert not measured("price", tmp_path, f"record={tmp_path}/other.json", said=said)
-    assert sum("no rate at" in line and "of 28 blocks" in line for line in said) == 5
+    told = [line for line in said if "no rate of ours_compiled at" in line and "with 600 M parameters or more" in line]
+    assert len(told) == 5
+    assert f"in {tmp_path}/other.json, which has of_256 (256 px, " in told[0]
+
+
+def test_of_2_rates_at_one_resolution_the_better_counts(tmp_path: Path):
+    beside = [
+        Figure("train_step", "beside_peers: parameters", 610.9, "M"),
+        Figure("train_step", "beside_peers: resolution", 256, "px"),
+        Figure("train_step", "beside_peers: ours_compiled images_per_second", 400.0, "images/s"),
+    ]
+    for found in ([*beside, *figures()], [*figures(), *beside]):
+        write_record(tmp_path / "both.json", record(found, {}))
+        assert "pixel_dependency: at 500 images/s" in measured("price", tmp_path, f"record={tmp_path}/both.json")
 
 
 def test_rates_of_suites_measured_before_in_the_same_run_are_taken(tmp_path: Path):
@@ -63,8 +78,8 @@ def test_rates_of_suites_measured_before_in_the_same_run_are_taken(tmp_path: Pat
         "no JSON",
         '{"figures": [1]}',
         '{"figures": [{"suite": "train_step"}]}',
-        '{"figures": [{"suite": "train_step", "name": "px256: blocks", "unit": "", "value": "many"}]}',
-        '{"figures": [{"suite": "train_step", "name": "px256: blocks", "unit": "", "value": NaN}]}',
+        '{"figures": [{"suite": "train_step", "name": "px256: parameters", "unit": "", "value": "many"}]}',
+        '{"figures": [{"suite": "train_step", "name": "px256: parameters", "unit": "", "value": NaN}]}',
     ],
 )
 def test_a_file_that_is_no_record_is_one_sentence(tmp_path: Path, text: str):

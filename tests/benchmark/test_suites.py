@@ -124,11 +124,13 @@ def test_suites_that_fail_are_told_of_after_the_others_and_what_was_measured_is_
         run_suites(chosen, **told)
     assert kept == [["one"], ["one", "two"], ["one", "two", "one"]]
     assert said == [
-        *("suite price", "suite price failed: RuntimeError('the device is gone')", "suite data", "suite tiny"),
-        "suite tiny failed: RuntimeError('the device is gone')",
+        *("suite price", "suite price failed: RuntimeError: the device is gone", "suite data", "suite tiny"),
+        "suite tiny failed: RuntimeError: the device is gone",
     ]
+    said.clear()
     with pytest.raises(RuntimeError, match="the device is gone"):
         run_suites({"price": chosen["price"]}, **told)
+    assert said == ["suite price"]  # alone its error is the last word
 
 
 @pytest.mark.parametrize("way", ["cause", "context"])
@@ -178,15 +180,40 @@ def test_after_each_of_2_suites_everything_compiled_is_forgotten(monkeypatch, tm
 
 
 def test_a_door_whose_suite_fails_leaves_the_record_and_the_table_of_what_it_measured(tmp_path):
-    files = [f"json={tmp_path}/some.json", f"table={tmp_path}/some.md", "suites.price.record=missing.json"]
-    rates = [
-        f"suites.tiny.{setting}" for setting in ("batch=4", "repeats=1", "shown=1", "model.dim=48", "model.depth=1")
-    ]
+    files = [f"json={tmp_path}/some.json", f"table={tmp_path}/some.md"]
+    settings = ["suites.price.stages.pixel_dependency.images_per_second=500", "suites.tiny.side=5"]
     command = [sys.executable, ROOT / "tools" / "benchmark.py", "suite=[price,tiny]", "rounds=1"]
-    done = subprocess.run([*command, *files, *rates], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *files, *settings, "suites.tiny.model.patch_size=2"], capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert "missing.json is no record of tools/benchmark.py" in done.stderr.splitlines()[-1]
+    assert "input_size=5 must be divisible by patch_size=2" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     names = [figure["name"] for figure in json.loads((tmp_path / "some.json").read_text())["figures"]]
-    assert "step: ours images_per_second" in names
+    assert "pixel_dependency: samples" in names
     assert all(name in (tmp_path / "some.md").read_text() and name in done.stdout for name in names)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("suites.price.record=missing.json", r"^suites\.price: record: missing\.json is no record of"),
+        ("suites.price.contender=our", r"^suites\.price: contender: "),
+        ("suites.buckets.device=cuda", r"^suites\.buckets: device=cuda, and torch finds no such device"),
+        ("suites.buckets.cpu.resolution=272", r"^suites\.buckets: cpu\.resolution: .* multiple of 256, not 272"),
+        ("+suites.buckets.cpu.targets.graph='<= 2'", r"no figure is called 'graph'; those that may have one: graphs"),
+        ("suites.buckets.cpu.targets.graphs='<= nan'", r"'<= nan' is no target: write it as"),
+        ("suites.buckets.cpu.targets.graphs='<= abc'", r"'<= abc' is no target: write it as"),
+        ("+suites.train_step.compilation.options={nonsense:1}", r"inductor has no option 'nonsense': torch\._inductor"),
+        ("suites.train_step.cpu.two_blocks.contenders=[ours,ours]", r"contenders: ours, ours: name each once"),
+        ("suites.data.token_lengths=[200]", r"^suites\.data: token_lengths\.0: .* less than or equal to 120, not 200"),
+        ("suites.data.feature_samples=8", r"^suites\.data: feature_samples=8 is no batch of 32: give as many or more"),
+        ("suites.sample.cpu.two_blocks.encoders.autoencoder=[30,30]", r"autoencoder\.0: .* multiple of 8, not 30"),
+    ],
+)
+def test_each_of_12_mistakes_is_found_before_the_first_suite_begins(tmp_path, setting: str, told: str):
+    values = composed("suite=all", setting)["suites"]
+    said: list[str] = []
+    with pytest.raises(ValueError, match=told):
+        run_suites(values, rounds=1, seed=0, scratch=tmp_path, say=said.append)
+    assert said == []
