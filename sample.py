@@ -16,6 +16,7 @@ OPTIONS = {
 
 
 SHOWN = 8  # words that a text encoder does not know
+BATCH = 16  # pictures drawn together
 
 
 def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
@@ -107,8 +108,8 @@ def sample(values: dict[str, Any]) -> None:
             guidance_channels=asked.guidance_channels,
             guidance_every=asked.guidance_every,
             autoguidance_scale=asked.autoguidance_scale_for(asked.autoguidance),
-            decode_batch=1 if asked.low_memory else asked.decode_batch,
-            batch_size=1 if asked.low_memory else asked.batch_size,
+            decode_batch=asked.decode_batch,
+            batch_size=asked.batch_size or (1 if asked.low_memory else BATCH),
             binning=asked.binning,
             progress=progress,
         )
@@ -123,7 +124,8 @@ def sample(values: dict[str, Any]) -> None:
     write_gallery(out, images, results, columns=asked.columns, title=f"Samples of {asked.weights}")
     if asked.low_memory:
         print(f"peak memory {peak_memory(pipeline.device) / 2**30:.2f} GiB on {pipeline.device.type}")
-    print(f"{len(images)} pictures: {out / 'grid.png'}, {out / 'index.html'}, {out / 'results.jsonl'}")
+    count = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+    print(f"{count}: {out / 'grid.png'}, {out / 'index.html'}, {out / 'results.jsonl'}")
 
 
 main = door("sample", sample)

@@ -64,7 +64,11 @@ def train(values: dict[str, Any]) -> None:
         print(f"done: {ended.run_dir}")
 
 
-main = door("train", train, before_sweep=refuse_shared_runs)
+INTERRUPTED = (
+    "interrupted: the same command goes on from the run's last checkpoint; SIGTERM in place of Ctrl-C saves one first"
+)
+
+main = door("train", train, before_sweep=refuse_shared_runs, interrupted=INTERRUPTED)
 
 if __name__ == "__main__":
     main()

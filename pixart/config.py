@@ -353,7 +353,6 @@ class Draw(Section):
     guidance_interval: Shares | None
     autoguidance: str | dict[str, str] | None
     autoguidance_scale: Rate | None
-    batch_size: Many
     precision: Precision | None
     compile: bool
 
@@ -387,6 +386,7 @@ class SampleConfig(Draw):
     guidance_channels: Literal["all", "three"]
     guidance_every: Positive
     autoguidance: str | None
+    batch_size: Many | None
     decode_batch: Many
     tiled: bool
     low_memory: bool
@@ -424,6 +424,7 @@ class EvaluateConfig(Draw):
     images: str | None
     sizes: dict[str, Annotated[tuple[Size, ...], Field(min_length=1)]] | None
     autoguidance: dict[str, str] | None
+    batch_size: Many
     per_task: Positive
     started: float | None
 

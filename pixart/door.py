@@ -96,7 +96,11 @@ def one_sentence(error: BaseException) -> str:
     if isinstance(error, InterpolationResolutionError):
         return f"{error.full_key}: {str(error).splitlines()[0]}; where ${{ is to stay as it is, write \\${{"
     text = " ".join(re.split(r"full_key:|Config search path:|See https://hydra", str(error))[0].split())
-    text = re.sub(r"\.? To append to your config.*", ": there is no such key, --cfg job lists them", text)
+    inner = getattr(error.__cause__, "full_key", None)
+    named = rf"'{inner}'" if inner else r"\1"
+    text = re.sub(
+        r"('[^']*')\.? To append to your config.*", rf"{named}: there is no such key, --help lists them", text
+    )
     return text or type(error).__name__
 
 
@@ -177,12 +181,13 @@ def door(
     work: Callable[[dict[str, Any]], None],
     *,
     before_sweep: Callable[[dict[str, dict[str, Any]]], None] | None = None,
+    interrupted: str = "interrupted",
 ) -> Callable[[], None]:
     """A command: compose ``configs/<config_name>.yaml`` with the arguments and hand the resolved values to ``work``.
 
     A ``ValueError`` or ``OSError`` that names a user's mistake ends the process with its one sentence;
     HYDRA_FULL_ERROR=1 shows the traceback instead. ``before_sweep`` is given the values of all jobs of a sweep by
-    their names, before the first of them begins, and may refuse them.
+    their names, before the first of them begins, and may refuse them. ``interrupted`` is what Ctrl-C leaves to say.
     """
     register_resolvers()
 
@@ -196,7 +201,7 @@ def door(
         try:
             _run(config_name, task, before_sweep)
         except KeyboardInterrupt:
-            sys.exit("interrupted")
+            sys.exit(interrupted)
         except JobFailed as failure:  # the first of those that did
             if failure.process != os.getpid():  # and may have said so where nobody looks
                 sys.stderr.write(failure.trace)

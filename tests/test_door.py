@@ -33,6 +33,33 @@ def test_only_keys_that_are_groups_elsewhere_are_wrapped_and_0_of_train() -> Non
     assert unwrap({"a": 1}) == {"a": 1}
 
 
+def test_ctrl_c_ends_with_the_sentence_of_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(_: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["door", "weights=w"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    for told, sentence in (({}, "interrupted"), ({"interrupted": "what is lost"}, "what is lost")):
+        with pytest.raises(SystemExit) as ended:
+            door("sample", work, **told)()
+        assert ended.value.code == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "key"),
+    [
+        ("sample", "low_memroy=true", "low_memroy"),
+        ("benchmark", "suites.tiny.model.dmi=3", "suites.tiny.model.dmi"),
+        ("benchmark", "suites.tiny.text={dmi: 3}", "suites.tiny.text.dmi"),
+    ],
+)
+def test_a_misspelt_key_is_named_whole(monkeypatch: pytest.MonkeyPatch, name: str, argument: str, key: str) -> None:
+    with pytest.raises(
+        SystemExit, match=rf"^error: Could not override '{key}': there is no such key, --help lists them$"
+    ):
+        told(monkeypatch, name, *(["suite=tiny"] if name == "benchmark" else []), argument)
+
+
 def test_a_dollar_sign_before_a_brace_is_taken_for_a_key_that_is_named_and_can_be_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -23,6 +23,12 @@ _PACKAGES = (
     *("diffusers", "transformers", "accelerate", "xformers"),
 )
 _CPUINFO = Path("/proc/cpuinfo")
+_BUSY = 1.5  # processes that wait for each core: a measurement's own threads are one of them
+_LEGEND = (
+    "`eager` and `compiled` are diffusers' model, `ours` and `ours_compiled` this project's. `ratio_vs_eager` is the "
+    "time of `ours_compiled` as a share of that of `eager`, `plain_ratio_vs_eager` that of `ours`, round by round; "
+    "`share_of_matmul` is the share of the rate of the layers' matrix products alone, `mfu` of the device's peak."
+)
 # How figures are named that say what was timed in a case.
 PARAMETERS, RESOLUTION = "parameters", "resolution"
 
@@ -110,6 +116,10 @@ def as_markdown(values: dict[str, Any]) -> str:
     busy = f"{values['measured'][:10]}, {about['threads']} threads, load {about['load'][0]}"
     lines = [f"# Measured: {suites}", "", f"    {values['command']}", ""]
     lines += [f"{where} ({busy}); Python {about['python']}, {versions}.", ""]
+    if about["load"][0] > _BUSY * about["cores"]:
+        lines += ["Other work kept this machine busy: rates are too low, and verdicts not to be relied on.", ""]
+    if any("ratio_vs_" in figure["name"] for figure in values["figures"]):
+        lines += [_LEGEND, ""]
     rows = [[f["name"], _shown(f), f["unit"], _verdict(f)] for f in values["figures"]]
     table = [["", "median (quartiles)", "unit", "target"], ["---", "--:", "---", "---"], *rows]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)]) + "\n"

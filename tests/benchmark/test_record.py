@@ -58,3 +58,13 @@ def test_the_table_has_a_row_for_each_figure_with_quartiles_and_verdict():
     table = as_markdown(record(figures, {}))
     assert "| rate | 12.3 (11 to 13) | x | >= 20: missed |" in table
     assert "| b | 1,234 | s |  |" in table
+
+
+@pytest.mark.parametrize(("load", "busy"), [(2.9, False), (3.1, True)])
+def test_a_table_of_a_busy_machine_says_so_and_one_of_ratios_whose_they_are(load: float, busy: bool):
+    values = record([Figure("train_step", "x: ratio_vs_eager", 0.5, "of its time")], {})
+    values["machine"] |= {"cores": 2, "load": [load, 0, 0]}
+    table = as_markdown(values)
+    assert ("verdicts not to be relied on" in table) == busy
+    assert "`eager` and `compiled` are diffusers' model" in table
+    assert "are diffusers' model" not in as_markdown(record([Figure("data", "x", 0.5, "s")], {}))

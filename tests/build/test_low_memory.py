@@ -60,6 +60,20 @@ def test_pictures_change_by_few_levels_of_256_and_the_peak_is_told(
         assert np.abs(one - other).mean() < 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "together"),
+    [([], 16), (["low_memory=true"], 1), (["low_memory=true", "batch_size=2", "decode_batch=2"], 2)],
+)
+def test_pictures_are_drawn_one_by_one_where_memory_is_low_unless_asked_otherwise(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str], together: int
+) -> None:
+    heard: dict[str, Any] = {}
+    monkeypatch.setattr(Pipeline, "__call__", lambda _, **told: heard.update(told))
+    with pytest.raises(TypeError):  # of what is no list of pictures
+        drawn(weights, tmp_path, *asked)
+    assert (heard["batch_size"], heard["decode_batch"]) == (together, 2 if "decode_batch=2" in asked else 1)
+
+
 @pytest.mark.parametrize("low_memory", ["false", "true"])
 def test_words_that_the_encoder_does_not_know_are_told_before_anything_is_drawn(
     weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, low_memory: str
