@@ -65,6 +65,10 @@ def refuse_places(asked: BenchmarkConfig) -> None:
         and Path(asked.record).resolve() == Path(asked.table).resolve()
     ):
         raise ValueError(f"json={asked.record} and table={asked.table} are one file: give each its own")
+    priced = asked.suites.get("price", {}).get("record")
+    for key, path in (("json", asked.record), ("table", asked.table)):
+        if path is not None and priced is not None and Path(path).resolve() == Path(priced).expanduser().resolve():
+            raise ValueError(f"{key}={path} would replace suites.price.record: give another file")
     if asked.scratch is not None:
         if not Path(asked.scratch).is_dir():
             raise ValueError(f"scratch={asked.scratch} is no folder: give one that exists, on the disk to measure")

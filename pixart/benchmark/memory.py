@@ -1,9 +1,10 @@
 """The suite ``memory``: the peak of a training step by micro-batch, checkpointing and adaLN; and of frugal sampling."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
 from pixart.benchmark.case import Case, Resolution, Target, on
 from pixart.benchmark.device import Choice, Wanted, pick
@@ -39,7 +40,9 @@ class Sizes(Section):
     checkpointing: tuple[Checkpointing, ...]
     adaln_batch: Positive
     high: High | None
-    low_memory_steps: Positive | None  # of sample.py low_memory=true; None: not on this kind of device
+    low_memory_steps: (
+        Annotated[int, Field(gt=0, lt=1000)] | None
+    )  # of sample.py low_memory=true; None: not on this kind of device
 
 
 class Settings(Section):

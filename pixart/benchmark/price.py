@@ -1,6 +1,6 @@
 """The suite ``price``: what the paper's whole recipe would cost at rates measured here, beside what it cost then."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +14,7 @@ from pixart.config import Positive, Rate, Section
 SUITE = "price"
 _DAY = 86_400  # seconds
 _RATE = "images_per_second"
+_LEAST = 1e-6  # images a second, less is none
 
 
 class Stage(Section):
@@ -38,6 +39,7 @@ class Settings(Section):
     least_parameters: Rate  # millions
     dollars_per_device_hour: Rate
     stages: dict[str, Stage]
+    paper_samples: Positive
     paper_days: Positive
     paper_dollars: Positive
     target: Target
@@ -71,11 +73,16 @@ def measure(settings: Settings, run: Run) -> Iterator[Figure]:
         run.say("no price of the whole recipe: a stage of it has no rate")
         return
     total = sum(days.values())
+    dollars = total * 24 * settings.dollars_per_device_hour
+    if sum(stage.samples for stage in settings.stages.values()) < settings.paper_samples:
+        run.say(f"these stages are not the paper's, of {settings.paper_samples / 1e6:,.0f} M samples, and not compared")
+        yield Figure(SUITE, "these stages", total, "device-days")
+        yield Figure(SUITE, f"these stages at ${settings.dollars_per_device_hour:g} a device-hour", dollars, "dollars")
+        return
     yield Figure(SUITE, "whole recipe", total, "device-days", target=settings.target)
     yield Figure(
         SUITE, f"whole recipe over the paper's {settings.paper_days} A100-days", total / settings.paper_days, ""
     )
-    dollars = total * 24 * settings.dollars_per_device_hour
     yield Figure(SUITE, f"whole recipe at ${settings.dollars_per_device_hour:g} a device-hour", dollars, "dollars")
     yield Figure(
         SUITE, f"whole recipe over the paper's ${settings.paper_dollars}", dollars / settings.paper_dollars, ""
@@ -87,7 +94,7 @@ def rates(figures: Iterable[Figure], contender: str, *, least_parameters: float)
     best: dict[int, float] = {}
     for said in _cases(figures).values():
         rate, resolution = said.get(f"{contender} {_RATE}", 0.0), int(said.get(RESOLUTION, 0))
-        if rate > best.get(resolution, 0.0) and said.get(PARAMETERS, 0.0) >= least_parameters:
+        if rate > best.get(resolution, _LEAST) and said.get(PARAMETERS, 0.0) >= least_parameters:
             best[resolution] = rate
     return best
 
@@ -105,8 +112,7 @@ def _cases(figures: Iterable[Figure]) -> dict[str, dict[str, float]]:
 def _among(figures: Iterable[Figure], settings: Settings) -> str:
     """Of which cases there are rates, in words."""
     found = [
-        f"{case} ({said.get(RESOLUTION, 0):g} px, {said.get(PARAMETERS, 0):.0f} M: "
-        f"{', '.join(name.removesuffix(f' {_RATE}') for name in said if name.endswith(_RATE))})"
+        f"{case} ({_size(said)}: {', '.join(name.removesuffix(f' {_RATE}') for name in said if name.endswith(_RATE))})"
         for case, said in _cases(figures).items()
         if any(name.endswith(_RATE) for name in said)
     ]
@@ -114,10 +120,16 @@ def _among(figures: Iterable[Figure], settings: Settings) -> str:
     return f"{where}, which has {' and '.join(found) or 'none of suite=train_step'}"
 
 
+def _size(said: Mapping[str, float]) -> str:
+    if not said.keys() >= {RESOLUTION, PARAMETERS}:
+        return "which does not say its resolution and parameters and is to be measured again"
+    return f"{said[RESOLUTION]:g} px, {said[PARAMETERS]:.0f} M"
+
+
 def _recorded(record: str) -> Sequence[Figure]:
     """Figures of a record; ``ValueError`` for a file that is none."""
     path = Path(record).expanduser()
     try:
         return read_figures(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"record: {path} is no record of tools/benchmark.py ({error})") from error

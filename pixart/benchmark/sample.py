@@ -2,9 +2,10 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from pixart.batch import Conditioning, Denoiser
@@ -53,6 +54,15 @@ class Settings(Section):
     compilation: Compilation
     cpu: dict[str, SampleCase]
     cuda: dict[str, SampleCase]
+
+    @model_validator(mode="after")
+    def _steps_of_the_schedule(self) -> Self:
+        most = self.objective.num_timesteps - 1
+        for kind, cases in {"cpu": self.cpu, "cuda": self.cuda}.items():
+            for name, case in cases.items():
+                if case.steps > most:
+                    raise ValueError(f"{kind}.{name}.steps: {case.steps} is more than the schedule's {most}")
+        return self
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,10 @@ def test_without_a_rate_each_stage_says_which_key_to_give_and_nothing_is_made_up
     assert any("no price of the whole recipe" in line for line in said)
 
 
-@pytest.mark.parametrize("found", [figures(parameters=50), figures(rates=dict.fromkeys(RATES, 0.0))])
+@pytest.mark.parametrize(
+    "found",
+    [figures(parameters=50), figures(rates=dict.fromkeys(RATES, 0.0)), figures(rates=dict.fromkeys(RATES, 5e-324))],
+)
 def test_a_rate_of_a_smaller_model_or_of_nothing_is_no_rate(tmp_path: Path, found: list[Figure]):
     write_record(tmp_path / "other.json", record(found, {}))
     said: list[str] = []
@@ -78,6 +81,8 @@ def test_rates_of_suites_measured_before_in_the_same_run_are_taken(tmp_path: Pat
         "no JSON",
         '{"figures": [1]}',
         '{"figures": [{"suite": "train_step"}]}',
+        '{"figures": [{"suite": "train_step", "name": "a: parameters", "unit": "", "value": 1%s}]}' % ("0" * 400),
+        "[" * 100_000,
         '{"figures": [{"suite": "train_step", "name": "px256: parameters", "unit": "", "value": "many"}]}',
         '{"figures": [{"suite": "train_step", "name": "px256: parameters", "unit": "", "value": NaN}]}',
     ],
@@ -88,3 +93,21 @@ def test_a_file_that_is_no_record_is_one_sentence(tmp_path: Path, text: str):
     values["price"]["record"] = str(tmp_path / "bad.json")
     with pytest.raises(ValueError, match=r"bad\.json is no record of tools/benchmark\.py"):
         run_suites(values, rounds=1, seed=0, scratch=tmp_path, say=lambda _: None)
+
+
+def test_fewer_stages_than_the_papers_are_not_compared_with_its_price(tmp_path: Path):
+    write_record(tmp_path / "gpu.json", record(figures(), {}))
+    said: list[str] = []
+    less = "stages.high_aesthetics_512.steps=50000"
+    found = measured("price", tmp_path, f"record={tmp_path}/gpu.json", less, said=said)
+    assert "these stages are not the paper's, of 3,303 M samples, and not compared" in said
+    assert found["these stages"].target is None
+    assert not any("whole recipe" in name for name in found)
+
+
+def test_an_older_record_is_to_be_measured_again(tmp_path: Path):
+    old = [figure for figure in figures() if figure.name.endswith("per_second")]
+    write_record(tmp_path / "old.json", record(old, {}))
+    said: list[str] = []
+    assert not measured("price", tmp_path, f"record={tmp_path}/old.json", "least_parameters=0", said=said)
+    assert "of_256 (which does not say its resolution and parameters and is to be measured again: eager" in said[1]

@@ -77,6 +77,10 @@ def test_a_wrong_setting_is_one_sentence_before_anything_is_measured():
     [
         (["suite=data", "json={0}"], "json={0} is a folder and no file"),
         (["suite=data", "json={0}/one", "table={0}/one"], "json={0}/one and table={0}/one are one file"),
+        (
+            ["suite=price", "suites.price.record={0}/one", "json={0}/one"],
+            "json={0}/one would replace suites.price.record",
+        ),
         (["suite=data", "scratch={0}/none"], "scratch={0}/none is no folder: give one that exists"),
         (["suite=data", "table={0}/file/one"], "table={0}/file/one cannot be written"),
         (["suite=train_step", "suites.train_step.text.mean=500"], "mean=500 tokens are more than longest=120"),
@@ -208,10 +212,12 @@ def test_a_door_whose_suite_fails_leaves_the_record_and_the_table_of_what_it_mea
         ("suites.train_step.cpu.two_blocks.contenders=[ours,ours]", r"contenders: ours, ours: name each once"),
         ("suites.data.token_lengths=[200]", r"^suites\.data: token_lengths\.0: .* less than or equal to 120, not 200"),
         ("suites.data.feature_samples=8", r"^suites\.data: feature_samples=8 is no batch of 32: give as many or more"),
+        ("suites.sample.cpu.two_blocks.steps=1000", r"^suites\.sample: cpu\.two_blocks\.steps: 1000 is more than"),
+        ("suites.memory.cpu.low_memory_steps=1000", r"^suites\.memory: cpu\.low_memory_steps: .* less than 1000"),
         ("suites.sample.cpu.two_blocks.encoders.autoencoder=[30,30]", r"autoencoder\.0: .* multiple of 8, not 30"),
     ],
 )
-def test_each_of_12_mistakes_is_found_before_the_first_suite_begins(tmp_path, setting: str, told: str):
+def test_each_of_14_mistakes_is_found_before_the_first_suite_begins(tmp_path, setting: str, told: str):
     values = composed("suite=all", setting)["suites"]
     said: list[str] = []
     with pytest.raises(ValueError, match=told):

@@ -1,7 +1,6 @@
 """What a killed compiler left is deleted before torch takes it for a library, and nothing else is."""
 
 import logging
-import os
 import struct
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._inductor import codecache
-from torch._inductor.runtime import cache_dir_utils
 
 from pixart.models import compiled, half_compiled
 from pixart.models.compiled import compile_blocks
@@ -26,7 +24,6 @@ ELF = ELF[:4] + b"\x02\x01" + ELF[6:]
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(cache_dir_utils, "default_cache_dir", lambda: str(tmp_path))
     monkeypatch.setattr(codecache, "_HEADER_DIR", str(tmp_path / "headers"))
     monkeypatch.setattr(codecache, "_HEADER_LOCK_DIR", str(tmp_path / "headers" / "locks"))
     for folder in ("ab", "headers/locks"):
@@ -62,18 +59,20 @@ def test_what_is_no_elf_is_whole_where_libraries_are_of_another_kind(
     assert is_whole(tmp_path / "other.so") == whole
 
 
-def test_of_3_headers_that_are_compiled_the_1_that_no_library_came_after_is_deleted(cache: Path) -> None:
-    old, late, locked = (cache / "headers" / f"c{name}.h.gch" for name in ("old", "late", "locked"))
-    library, half = cache / "ab" / "cwhole.main.so", cache / "ab" / "chalf.main.so"
-    for path in (old, late, locked):
-        path.write_bytes(b"gpch")
-    library.write_bytes(ELF)
-    half.touch()
-    for seconds, path in enumerate([old, library, late, locked, half], start=1_700_000_000):
-        os.utime(path, (seconds, seconds))
+def test_of_4_headers_the_2_that_no_compiler_finished_are_deleted(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done, undone, empty, locked = (cache / "headers" / f"c{n}.h.gch" for n in ("done", "undone", "empty", "locked"))
+    done.write_bytes(b"gpch+014" + bytes(99))
+    for path in (undone, locked):
+        path.write_bytes(b"gpcWrite" + bytes(99))
+    empty.touch()
     with FileLock(cache / "headers" / "locks" / "clocked.lock"):
         assert clear_half_compiled() == 2
-    assert [path.exists() for path in (old, late, locked, half)] == [True, False, True, False]
+    assert [path.exists() for path in (done, undone, empty, locked)] == [True, False, False, True]
+    assert caplog.messages == [
+        f"compile=true: 2 half-compiled file(s) in {cache / 'headers'} are deleted and compiled again"
+    ]
 
 
 def test_1_that_another_process_is_compiling_is_left_to_it(cache: Path) -> None:
