@@ -16,7 +16,6 @@ OPTIONS = {
 
 
 SHOWN = 8  # words that a text encoder does not know
-BATCH = 16  # pictures drawn together
 
 
 def read_prompts(prompts: str | tuple[str, ...]) -> list[str]:
@@ -109,7 +108,7 @@ def sample(values: dict[str, Any]) -> None:
             guidance_every=asked.guidance_every,
             autoguidance_scale=asked.autoguidance_scale_for(asked.autoguidance),
             decode_batch=asked.decode_batch,
-            batch_size=asked.batch_size or (1 if asked.low_memory else BATCH),
+            batch_size=asked.batch_size,
             binning=asked.binning,
             progress=progress,
         )

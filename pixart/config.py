@@ -386,7 +386,7 @@ class SampleConfig(Draw):
     guidance_channels: Literal["all", "three"]
     guidance_every: Positive
     autoguidance: str | None
-    batch_size: Many | None
+    batch_size: Many
     decode_batch: Many
     tiled: bool
     low_memory: bool
