@@ -146,7 +146,8 @@ class Pipeline:
                     generators=generators,
                     progress=_over_batches(progress, number, len(groups)),
                 )
-                lost = [seeds[row] for row, latent in zip(rows, latents, strict=True) if not latent.isfinite().all()]
+                finite = latents.isfinite().flatten(1).all(dim=1).tolist()
+                lost = [seeds[row] for row, whole in zip(rows, finite, strict=True) if not whole]
                 if lost:
                     _tell_lost(lost, guidance_scale, refuse=refuse_nonfinite)
                 for row, image in zip(rows, self._decoded(latents, decode_batch), strict=True):
