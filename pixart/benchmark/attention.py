@@ -54,11 +54,6 @@ class Inputs(NamedTuple):
     mask: Tensor | None  # (N, S) bool, None where every key is real
 
 
-def check(settings: Settings) -> None:
-    """``ValueError`` where the device is not there."""
-    pick(settings.device)
-
-
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Milliseconds of forward, and of forward and backward, by shape."""
     device = pick(settings.device)

@@ -47,7 +47,7 @@ class Settings(Section):
 
 
 def check(settings: Settings) -> None:
-    """``ValueError`` where the device is not there, or nothing can be compiled for it."""
+    """``ValueError`` where nothing can be compiled for the device."""
     device = pick(settings.device)
     if settings.backend == "inductor" and (lacking := missing_compiler(device.type)):
         raise ValueError(f"it compiles, and {lacking}; or set suites.buckets.backend=eager")

@@ -19,6 +19,7 @@ from pixart.config import GaussianObjective, Model, Positive, Section
 SUITE = "memory"
 
 Checkpointing = Literal["none", "blocks", "selective"]
+Steps = Annotated[int, Field(gt=0, lt=1000)]  # fewer than the schedule has
 
 
 class High(Section):
@@ -40,9 +41,7 @@ class Sizes(Section):
     checkpointing: tuple[Checkpointing, ...]
     adaln_batch: Positive
     high: High | None
-    low_memory_steps: (
-        Annotated[int, Field(gt=0, lt=1000)] | None
-    )  # of sample.py low_memory=true; None: not on this kind of device
+    low_memory_steps: Steps | None  # of sample.py low_memory=true; None: not on this kind of device
 
 
 class Settings(Section):
@@ -55,11 +54,6 @@ class Settings(Section):
     low_memory: Target
     cpu: Sizes
     cuda: Sizes
-
-
-def check(settings: Settings) -> None:
-    """``ValueError`` where the device is not there."""
-    pick(settings.device)
 
 
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:

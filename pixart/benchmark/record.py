@@ -97,7 +97,10 @@ def write_record(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_figures(path: Path) -> list[Figure]:
-    """Those of a record at ``path``; ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError`` where it is none."""
+    """Those of a record at ``path``.
+
+    ``OSError``, ``ValueError``, ``KeyError``, ``TypeError``, ``OverflowError`` or ``RecursionError`` where it is none.
+    """
     found = json.loads(path.read_text(encoding="utf-8"))["figures"]
     figures = [Figure(str(one["suite"]), str(one["name"]), float(one["value"]), str(one["unit"])) for one in found]
     if bad := next((one for one in figures if not math.isfinite(one.value)), None):

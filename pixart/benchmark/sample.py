@@ -96,11 +96,6 @@ class Drawing:
         return self.steps
 
 
-def check(settings: Settings) -> None:
-    """``ValueError`` where the device is not there."""
-    pick(settings.device)
-
-
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Every case of the device."""
     device = pick(settings.device)

@@ -7,7 +7,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any, NamedTuple, Protocol
 
-from pixart.benchmark.device import forget_compiled
+from pixart.benchmark.device import forget_compiled, pick
 from pixart.benchmark.record import Figure
 from pixart.config import Section, parse
 
@@ -25,7 +25,8 @@ class Run(NamedTuple):
 class Suite(Protocol):
     """What a module of this package is that ``configs/suite/<its name>.yaml`` chooses.
 
-    It may have ``check(settings)`` too, which raises ``ValueError`` for what can be known before anything is measured.
+    It may have ``check(settings)`` too, which raises ``ValueError`` for what can be known before anything is measured;
+    a ``device`` among its settings is looked for then in any case.
     """
 
     Settings: type[Section]
@@ -91,6 +92,8 @@ def _parsed(name: str, settings: Mapping[str, Any], suite: Any) -> Section:
 
 def _check(name: str, suite: Any, settings: Section) -> None:
     try:
+        if hasattr(settings, "device"):
+            pick(settings.device)
         getattr(suite, "check", lambda _: None)(settings)
     except ValueError as error:
         raise ValueError(f"suites.{name}: {error}") from None

@@ -38,11 +38,6 @@ class Settings(Section):
     target: Target
 
 
-def check(settings: Settings) -> None:
-    """``ValueError`` where the device is not there."""
-    pick(settings.device)
-
-
 def measure(settings: Settings, run: Run) -> Iterator[Figure]:
     """Rates and shares of the step, and the operators that it spends most time in."""
     device = pick(settings.device)

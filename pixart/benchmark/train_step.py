@@ -63,7 +63,7 @@ class Settings(Section):
 
 
 def check(settings: Settings) -> None:
-    """``ValueError`` where the device is not there, or cannot compute what is asked for."""
+    """``ValueError`` where the device cannot compute what is asked for."""
     device = pick(settings.device)
     for case in on(device, settings.cpu, settings.cuda).values():
         check_float8(settings.float8, device, precision=precision_on(device, case.precision))
